@@ -1,0 +1,1 @@
+"""How each stage meets the world: read, compute, write, publish."""

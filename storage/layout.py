@@ -1,0 +1,44 @@
+"""Every path of a run, named once."""
+
+from dataclasses import dataclass
+
+from storage.filesystem import is_url, join
+
+_FINGERPRINT_CHARS = 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders below a run's root.
+
+    root/stages/<stage>/<fingerprint>/   one folder per stage and fingerprint: parts, receipts, manifest.json
+    root/datasets/<fingerprint>/         one folder per dataset version: tars, index, card
+    root/runs/<name>/                    what a person opens: report.html, funnel.json, run.yaml
+    """
+
+    root: str
+
+    def stage(self, name: str, fingerprint: str) -> str:
+        """Folder of one stage's result."""
+        return join(self.root, "stages", name, fingerprint[:_FINGERPRINT_CHARS])
+
+    def stage_manifests(self, name: str) -> str:
+        """Glob of every manifest of a stage."""
+        return join(self.root, "stages", name, "*", "manifest.json")
+
+    def dataset(self, fingerprint: str) -> str:
+        """Folder of one dataset version."""
+        return join(self.root, "datasets", fingerprint[:_FINGERPRINT_CHARS])
+
+    def run(self, name: str) -> str:
+        """Folder of what one run shows to people."""
+        return join(self.root, "runs", name)
+
+    def resolve(self, path: str) -> str:
+        """A path as tables store it (relative to the root, absolute, or a URL) → one that can be opened."""
+        return path if is_url(path) or path.startswith("/") else join(self.root, path)
+
+    def relative(self, path: str) -> str:
+        """A path below the root as tables store it, so that the whole root can be moved."""
+        prefix = self.root.rstrip("/") + "/"
+        return path.removeprefix(prefix)

@@ -1,0 +1,169 @@
+"""The doorway that every stage is: find what is done, compute the parts that are not, publish the manifest last."""
+
+import dataclasses
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from storage.filesystem import exists, file_size, file_sizes, join, make_folder, read_bytes, write_bytes
+from storage.layout import Layout
+from storage.manifest import FileEntry, Manifest, fingerprint, load_manifest, save_manifest
+from tasks.config import StageConfig
+from tasks.progress import StageProgress
+from tasks.stage_report import report_stage
+from tasks.workers import map_parts
+
+# Prefect records the run and draws the edges; reuse is decided by the manifests on disk, never by Prefect's cache.
+stage_task = partial(task, cache_policy=NO_CACHE, persist_result=False)
+
+
+class PartsFailed(RuntimeError):
+    """Some parts of a stage could not be computed; the others are kept and a new run does only these."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What computing one part gave: its files (already written), counts, drops by reason, the stage's own numbers."""
+
+    rows_in: int
+    rows_kept: int
+    drops: Mapping[str, int] = field(default_factory=dict)
+    files: Sequence[FileEntry] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Stage:
+    """One stage's place on disk, its reuse and its publication.
+
+    fingerprint = version + config (what decides) + inputs' fingerprints + `also` (identity of raw files). A folder
+    with a manifest is finished; without one, parts that have a receipt are kept and the others computed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        version: int,
+        config: StageConfig,
+        inputs: Mapping[str, Manifest],
+        layout: Layout,
+        also: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name, self.version, self.layout = name, version, layout
+        self.config = config.deciding() | ({"also": dict(also)} if also else {})
+        self.inputs = {role: manifest.reference for role, manifest in inputs.items()}
+        self.fingerprint = fingerprint(name, version, self.config, self.inputs)
+        self.directory = layout.stage(name, self.fingerprint)
+        self._started = time.monotonic()
+        self._progress = StageProgress(name)
+
+    @property
+    def finished(self) -> bool:
+        """True when a manifest promises this very result and every file it names is there, whole."""
+        if not exists(join(self.directory, "manifest.json")):
+            return False
+        return _all_there(self.directory, load_manifest(self.directory).files)
+
+    def reuse(self) -> Manifest:
+        """The finished manifest, reported as reused."""
+        manifest = load_manifest(self.directory)
+        report_stage(manifest, self.layout, reused=True)
+        return manifest
+
+    def path(self, name: str) -> str:
+        """Path of a file in the stage's folder."""
+        return join(self.directory, name)
+
+    def map(
+        self, function: Callable[..., Outcome], parts: Sequence[Any], *, prefix: str = "part", **plain: Any
+    ) -> list[Outcome]:
+        """function(part, out, **plain) for every part, on the cluster; `out` is the path prefix of the part's files.
+
+        Parts that a killed run had finished are not computed again. Raises PartsFailed, after all others are done.
+        """
+        make_folder(self.directory)
+        names = [f"{prefix}-{number:05d}" for number in range(len(parts))]
+        calls = [(function, part, self.directory, name, plain) for part, name in zip(parts, names, strict=True)]
+        results, failures = map_parts(compute_part, calls, on_done=self._progress.update)
+        if failures:
+            first = min(failures)
+            raise PartsFailed(
+                f"stage {self.name}: {len(failures)} of {len(parts)} parts failed, first {names[first]} in "
+                f"{self.directory}: {failures[first]}. The finished parts are kept; run again to do only the others."
+            ) from failures[first]
+        return results
+
+    def publish(
+        self, outcomes: Sequence[Outcome], *, files: Sequence[FileEntry] = (), facts: Mapping[str, Any] | None = None
+    ) -> Manifest:
+        """Write the manifest, last, from the parts' outcomes and the stage's other files; report it."""
+        drops: Counter[str] = Counter()
+        for outcome in outcomes:
+            drops.update(outcome.drops)
+        manifest = Manifest(
+            stage=self.name,
+            version=self.version,
+            fingerprint=self.fingerprint,
+            directory=self.directory,
+            config=self.config,
+            inputs=self.inputs,
+            files=(*(entry for outcome in outcomes for entry in outcome.files), *files),
+            rows_in=sum(outcome.rows_in for outcome in outcomes),
+            rows_kept=sum(outcome.rows_kept for outcome in outcomes),
+            drops=dict(sorted(drops.items())),
+            facts=_summed([outcome.facts for outcome in outcomes]) | dict(facts or {}),
+            seconds=time.monotonic() - self._started,
+        )
+        save_manifest(manifest)
+        report_stage(manifest, self.layout, reused=False)
+        return manifest
+
+
+def compute_part(
+    function: Callable[..., Outcome], part: Any, directory: str, name: str, plain: Mapping[str, Any]
+) -> Outcome:
+    """One part, where the worker runs: its receipt if a run before this one left it, else the work and a receipt."""
+    receipt = join(directory, "receipts", f"{name}.json")
+    if exists(receipt):
+        outcome = _read_receipt(receipt)
+        if all(file_size(join(directory, entry.path)) == entry.bytes for entry in outcome.files):
+            return outcome
+    try:
+        outcome = function(part, join(directory, name), **plain)
+    except Exception as error:  # the shard's edge: say which part, keep the cause
+        raise RuntimeError(f"{name} of {directory}: {type(error).__name__}: {error}") from error
+    write_bytes(receipt, json.dumps(dataclasses.asdict(outcome), sort_keys=True).encode())
+    return outcome
+
+
+def _read_receipt(path: str) -> Outcome:
+    content = json.loads(read_bytes(path))
+    content["files"] = tuple(FileEntry(**entry) for entry in content["files"])
+    return Outcome(**content)
+
+
+def _all_there(directory: str, files: Sequence[FileEntry]) -> bool:
+    """True when every file stands in the folder at its promised size: one listing, whatever the number of files."""
+    sizes = file_sizes(directory)
+    return all(sizes.get(entry.path) == entry.bytes for entry in files)
+
+
+def _summed(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Facts of parts as one: numbers add up, dicts of numbers add up by key, anything else keeps its first value."""
+    total: dict[str, Any] = {}
+    for part in facts:
+        for name, value in part.items():
+            if name not in total:
+                total[name] = value
+            elif isinstance(value, dict):
+                total[name] = dict(sorted((Counter(total[name]) + Counter(value)).items()))
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                total[name] += value
+    return total
