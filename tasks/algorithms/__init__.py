@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: the algorithms of the chain, without any knowledge of tasks, files or Prefect."""
