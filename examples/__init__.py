@@ -1,0 +1,1 @@
+"""Uses of the packages; nothing in them imports from here."""
