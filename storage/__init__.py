@@ -1,1 +1,1 @@
-"""Where bytes live: files, tables, vectors, sample shards, images and the manifests that promise them. Knows nobody above."""
+"""Where bytes live: files, tables, vectors, sample shards, images, and the manifests that promise them."""

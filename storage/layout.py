@@ -11,7 +11,8 @@ _FINGERPRINT_CHARS = 16
 class Layout:
     """The folders below a run's root.
 
-    root/stages/<stage>/<fingerprint>/   one folder per stage and fingerprint: parts, receipts, manifest.json
+    root/stages/<stage>/<fingerprint>/   one folder per stage and fingerprint: parts, then manifest.json
+    root/receipts/<stage>/<fingerprint>/ which parts of it are done
     root/datasets/<fingerprint>/         one folder per dataset version: tars, index, card
     root/runs/<name>/                    what a person opens: report.html, funnel.json, run.yaml
     """
@@ -21,6 +22,10 @@ class Layout:
     def stage(self, name: str, fingerprint: str) -> str:
         """Folder of one stage's result."""
         return join(self.root, "stages", name, fingerprint[:_FINGERPRINT_CHARS])
+
+    def receipts(self, name: str, fingerprint: str) -> str:
+        """Folder of one stage's receipts: which parts are done, so that a killed run goes on where it was."""
+        return join(self.root, "receipts", name, fingerprint[:_FINGERPRINT_CHARS])
 
     def stage_manifests(self, name: str) -> str:
         """Glob of every manifest of a stage."""

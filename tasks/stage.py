@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import posixpath
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -55,12 +56,14 @@ class Stage:
         inputs: Mapping[str, Manifest],
         layout: Layout,
         also: Mapping[str, Any] | None = None,
+        directory: Callable[[str], str] | None = None,
     ) -> None:
         self.name, self.version, self.layout = name, version, layout
         self.config = config.deciding() | ({"also": dict(also)} if also else {})
         self.inputs = {role: manifest.reference for role, manifest in inputs.items()}
         self.fingerprint = fingerprint(name, version, self.config, self.inputs)
-        self.directory = layout.stage(name, self.fingerprint)
+        self.directory = directory(self.fingerprint) if directory else layout.stage(name, self.fingerprint)
+        self._receipts = layout.receipts(name, self.fingerprint)
         self._started = time.monotonic()
         self._progress = StageProgress(name)
 
@@ -90,13 +93,16 @@ class Stage:
         """
         make_folder(self.directory)
         names = [f"{prefix}-{number:05d}" for number in range(len(parts))]
-        calls = [(function, part, self.directory, name, plain) for part, name in zip(parts, names, strict=True)]
+        calls = [
+            (function, part, join(self.directory, name), join(self._receipts, f"{name}.json"), plain)
+            for part, name in zip(parts, names, strict=True)
+        ]
         results, failures = map_parts(compute_part, calls, on_done=self._progress.update)
         if failures:
             first = min(failures)
             raise PartsFailed(
-                f"stage {self.name}: {len(failures)} of {len(parts)} parts failed, first {names[first]} in "
-                f"{self.directory}: {failures[first]}. The finished parts are kept; run again to do only the others."
+                f"stage {self.name}: {len(failures)} of {len(parts)} parts failed; the first: {failures[first]}. "
+                "The finished parts are kept; run again to do only the others."
             ) from failures[first]
         return results
 
@@ -127,18 +133,17 @@ class Stage:
 
 
 def compute_part(
-    function: Callable[..., Outcome], part: Any, directory: str, name: str, plain: Mapping[str, Any]
+    function: Callable[..., Outcome], part: Any, out: str, receipt: str, plain: Mapping[str, Any]
 ) -> Outcome:
     """One part, where the worker runs: its receipt if a run before this one left it, else the work and a receipt."""
-    receipt = join(directory, "receipts", f"{name}.json")
     if exists(receipt):
         outcome = _read_receipt(receipt)
-        if all(file_size(join(directory, entry.path)) == entry.bytes for entry in outcome.files):
+        if all(file_size(join(posixpath.dirname(out), entry.path)) == entry.bytes for entry in outcome.files):
             return outcome
     try:
-        outcome = function(part, join(directory, name), **plain)
+        outcome = function(part, out, **plain)
     except Exception as error:  # the shard's edge: say which part, keep the cause
-        raise RuntimeError(f"{name} of {directory}: {type(error).__name__}: {error}") from error
+        raise RuntimeError(f"part {out}: {type(error).__name__}: {error}") from error
     write_bytes(receipt, json.dumps(dataclasses.asdict(outcome), sort_keys=True).encode())
     return outcome
 
