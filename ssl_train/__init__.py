@@ -1,0 +1,1 @@
+"""Self-supervised training of vision backbones: torch and `storage`, no Prefect."""

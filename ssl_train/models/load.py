@@ -1,0 +1,165 @@
+"""Read a backbone from a file: our teacher exports, and checkpoints under the published DINO and DINOv2 names."""
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ssl_train.errors import CheckpointError
+from ssl_train.models.vit import WIDTHS, VisionTransformer, Vit
+from storage.filesystem import fetch_verified, file_sha256, is_url
+
+MODEL_KEY = "model"
+"""Name of the safetensors metadata entry that holds the backbone's config as JSON."""
+
+# Wrappers a state dict may lie in, and prefixes its names may carry, outermost first.
+_ENVELOPES = ("teacher", "model", "state_dict")
+_PREFIXES = ("module.", "_orig_mod.", "teacher.", "backbone.", "module.")
+# Sharded training of DINOv2 writes block 3 of chunk 0 as `blocks.0.3.`.
+_CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")
+
+
+def load_backbone(path: str, sha256: str | None = None, *, model: Vit | None = None) -> VisionTransformer:
+    """The backbone in `path` (.safetensors or .pth; a local path, or a URL with its `sha256`), in eval mode.
+
+    `model` says the architecture; left out, it is read from the file's metadata or inferred from the tensors' shapes.
+    A .pth is read without running code from it. Raises CheckpointError when the file is missing, of no known kind or
+    of another architecture, and storage's ChecksumMismatch when its bytes are others.
+    """
+    local = _local_copy(path, sha256)
+    state, embedded = _read(local, path)
+    state = plain_names(state)
+    model = model or embedded or infer_vit(state, path)
+    with torch.device("meta"):  # no time spent on initial weights that are replaced at once
+        network = model.build()
+    _load_strictly(network, state, path)
+    return network.eval()
+
+
+def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone's tensors of a checkpoint under their own names: wrappers stripped, heads and student left out."""
+    names = list(state)
+    for prefix in _PREFIXES:
+        inner = [name for name in names if name.startswith(prefix)]
+        if inner:
+            state = {name.removeprefix(prefix): state[name] for name in inner}
+            names = list(state)
+    return {_CHUNKED_BLOCK.sub(r"blocks.\1.", name): tensor for name, tensor in state.items() if not _is_head(name)}
+
+
+def infer_vit(state: Mapping[str, Tensor], path: str = "the state dict") -> Vit:
+    """The architecture that a published state dict belongs to, by its tensors' names and shapes."""
+    try:
+        dim, patch = state["patch_embed.proj.weight"].shape[0], state["patch_embed.proj.weight"].shape[-1]
+        positions = state["pos_embed"].shape[1]
+    except KeyError as missing:
+        raise CheckpointError(
+            f"{path} holds no vision transformer: {missing} is not among its {len(state)} tensors "
+            f"({', '.join(list(state)[:4])}, ...). Give a DINO or DINOv2 checkpoint, or one of our teacher exports."
+        ) from None
+    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    sizes = [size for size, width in WIDTHS.items() if (width.dim, width.depth) == (dim, depth)]
+    if not sizes:
+        raise CheckpointError(
+            f"{path} is {dim} wide and {depth} deep, which is none of {', '.join(WIDTHS)}; pass `model` explicitly."
+        )
+    registers = state["register_tokens"].shape[1] if "register_tokens" in state else 0
+    return Vit(
+        size=sizes[0],
+        patch_size=patch,
+        image_size=round((positions - 1) ** 0.5) * patch,
+        ffn="swiglu" if "blocks.0.mlp.w12.weight" in state else "mlp",
+        num_registers=registers,
+        layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,
+        interpolation="antialias" if registers else "offset",
+        mask_token="mask_token" in state,
+    )
+
+
+def describe(model: Vit) -> dict[str, str]:
+    """Safetensors metadata from which `load_backbone` rebuilds the network."""
+    return {"format": "pt", MODEL_KEY: json.dumps(asdict(model), sort_keys=True)}
+
+
+def _local_copy(path: str, sha256: str | None) -> str:
+    if sha256:
+        return fetch_verified(path, sha256)
+    if is_url(path):
+        raise CheckpointError(f"{path} is fetched from elsewhere: give its `sha256`, so that its content is sure.")
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise CheckpointError(f"no checkpoint at {path}: {error.strerror}. Check the path.") from error
+    return path
+
+
+def _read(local: str, name: str) -> tuple[dict[str, Tensor], Vit | None]:
+    if name.endswith(".safetensors"):
+        return _read_safetensors(local, name)
+    try:
+        content = torch.load(local, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(
+            f"{name} cannot be read as a plain file of tensors: {str(error).splitlines()[0]}. Fetch it again; if it "
+            "holds Python objects beside tensors, convert it to .safetensors where you trust it."
+        ) from error
+    for envelope in _ENVELOPES:
+        if isinstance(content, dict) and isinstance(content.get(envelope), dict):
+            content = content[envelope]
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{name} holds a {type(content).__name__}, not a dictionary of tensors.")
+    return {key: tensor for key, tensor in content.items() if isinstance(tensor, Tensor)}, None
+
+
+def _read_safetensors(local: str, name: str) -> tuple[dict[str, Tensor], Vit | None]:
+    try:
+        with safe_open(local, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the handle is no mapping)
+    except SafetensorError as error:
+        size, checksum = file_sha256(local)
+        raise CheckpointError(
+            f"{name} ({size} bytes, SHA-256 {checksum}) is no whole .safetensors file: {error}. Fetch it again."
+        ) from error
+    if MODEL_KEY not in metadata:
+        return state, None
+    try:
+        return state, TypeAdapter(Vit).validate_json(metadata[MODEL_KEY])
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{name} was exported by a version whose `model` this one does not know: {error}. Pass `model` explicitly."
+        ) from error
+
+
+def _is_head(name: str) -> bool:
+    return name.split(".")[0] in {"head", "fc", "dino_head", "ibot_head", "student"}
+
+
+def _load_strictly(network: VisionTransformer, state: Mapping[str, Tensor], path: str) -> None:
+    own = network.state_dict()
+    wrong = [
+        f"{name} is {list(state[name].shape)}, should be {list(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    ]
+    complaints = [
+        f"{title}: {', '.join(sorted(names)[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        for title, names in (
+            ("missing", own.keys() - state.keys()),
+            ("unexpected", state.keys() - own.keys()),
+            ("of another shape", wrong),
+        )
+        if names
+    ]
+    if complaints:
+        raise CheckpointError(
+            f"{path} does not fit the network. {'; '.join(complaints)}. "
+            "Set `model` (size, patch_size, image_size, ffn, num_registers, mask_token) to what the file was made with."
+        )
+    network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True, assign=True)

@@ -1,0 +1,220 @@
+"""Vision transformers as DINO and DINOv2 publish them: their parameter names, their numbers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+
+from ssl_train.models.layers import LAYER_NORM_EPS, Block, Mlp, PatchEmbed, SwiGlu, swiglu_hidden
+from ssl_train.ops.packed import pack, unpack
+
+Size = Literal["tiny", "small", "base", "large", "huge", "giant"]
+Interpolation = Literal["offset", "antialias"]
+INIT_STD = 0.02
+# Added to the patch count before dividing, by the published models without registers. It moves every sample point.
+LEGACY_OFFSET = 0.1
+
+
+class Width(NamedTuple):
+    dim: int
+    depth: int
+    num_heads: int
+
+
+WIDTHS: dict[Size, Width] = {
+    "tiny": Width(128, 4, 4),
+    "small": Width(384, 12, 6),
+    "base": Width(768, 12, 12),
+    "large": Width(1024, 24, 16),
+    "huge": Width(1280, 32, 16),
+    "giant": Width(1536, 40, 24),
+}
+
+
+@dataclass(frozen=True)
+class Vit:
+    """A vision transformer."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["vit"] = "vit"
+    """Tag of this backbone."""
+    size: Size = "large"
+    """Width, depth and heads; `tiny` (128 wide, 4 deep) is for trials on a CPU."""
+    patch_size: Annotated[int, Field(ge=1, le=64)] = 14
+    """Side of a patch in pixels; 14 or 16 in the published models."""
+    image_size: Annotated[int, Field(ge=1)] = 224
+    """Side in pixels of the images whose patch grid the position embedding fits; others are interpolated."""
+    ffn: Literal["mlp", "swiglu"] = "mlp"
+    """Feed-forward net of a block."""
+    num_registers: Annotated[int, Field(ge=0, le=64)] = 0
+    """Register tokens: scratch space that keeps the patch tokens clean (arXiv 2309.16588)."""
+    layer_scale: Annotated[float, Field(gt=0)] | None = 1e-5
+    """Initial weight of every residual branch; null for none, as in DINO."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of crops that skip a residual branch while training."""
+    interpolation: Interpolation = "offset"
+    """How positions are interpolated: `offset` (models without registers), `antialias` (models with registers)."""
+    mask_token: bool = True
+    """Whether masked patches have a token; DINO's models have none."""
+
+    def build(self) -> "VisionTransformer":
+        """The network, freshly initialised from torch's global random state."""
+        return VisionTransformer(
+            *WIDTHS[self.size],
+            patch_size=self.patch_size,
+            grid=self.image_size // self.patch_size,
+            ffn=self.ffn,
+            num_registers=self.num_registers,
+            layer_scale=self.layer_scale,
+            drop_path=self.drop_path,
+            interpolation=self.interpolation,
+            mask_token=self.mask_token,
+        )
+
+
+class Tokens(NamedTuple):
+    """What a backbone says of a group of equally large crops, after its last norm."""
+
+    cls: Float[Tensor, "batch dim"]
+    registers: Float[Tensor, "batch registers dim"]
+    patches: Float[Tensor, "batch patches dim"]
+
+
+class VisionTransformer(nn.Module):
+    """A pre-norm ViT; takes crops of several sizes in one pass (see `ops.packed`)."""
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        *,
+        patch_size: int,
+        grid: int,
+        ffn: Literal["mlp", "swiglu"] = "mlp",
+        num_registers: int = 0,
+        layer_scale: float | None = 1e-5,
+        drop_path: float = 0.0,
+        interpolation: Interpolation = "offset",
+        mask_token: bool = True,
+    ) -> None:
+        super().__init__()
+        self.dim, self.grid, self.patch_size, self.interpolation = dim, grid, patch_size, interpolation
+        self.num_registers = num_registers
+        self.patch_embed = PatchEmbed(patch_size, dim)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + grid**2, dim))
+        self.register_tokens = nn.Parameter(torch.empty(1, num_registers, dim)) if num_registers else None
+        self.mask_token = nn.Parameter(torch.empty(1, dim)) if mask_token else None
+        self.blocks = nn.ModuleList(
+            Block(dim, num_heads=num_heads, ffn=build_ffn(ffn, dim), layer_scale=layer_scale, drop_path=drop_path)
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """DINOv2's initial weights; the patch projection keeps torch's own."""
+        nn.init.trunc_normal_(self.pos_embed, std=INIT_STD)
+        nn.init.normal_(self.cls_token, std=1e-6)
+        if self.register_tokens is not None:
+            nn.init.normal_(self.register_tokens, std=1e-6)
+        if self.mask_token is not None:
+            nn.init.zeros_(self.mask_token)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=INIT_STD)
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self,
+        crops: Sequence[Float[Tensor, "_batch 3 _height _width"]],
+        masks: Sequence[Bool[Tensor, "_batch _patches"] | None] | None = None,
+    ) -> list[Tokens]:
+        """The tokens of each group of crops; True in a mask puts the mask token in the patch's place."""
+        masks = [None] * len(crops) if masks is None else masks
+        packed, shapes = pack([self.embed(crop, mask) for crop, mask in zip(crops, masks, strict=True)])
+        for block in self.blocks:
+            packed = block(packed, shapes)
+        return [self._split(group) for group in unpack(self.norm(packed), shapes)]
+
+    def tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Tokens:
+        """The tokens of images of one size."""
+        tokens: Tokens = self([images])[0]
+        return tokens
+
+    def embed(
+        self, images: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch patches"] | None = None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Patches (masked ones replaced) with their positions, after the class token and the registers."""
+        grid = self.patch_embed(images)  # [batch, rows, columns, dim]
+        x = grid.flatten(1, 2)
+        if mask is not None:
+            if self.mask_token is None:
+                raise ValueError("this network has no mask token; build it with mask_token=true to mask patches")
+            x = torch.where(mask.unsqueeze(-1), self.mask_token.to(x.dtype), x)
+        positions = self.positions(grid.shape[1], grid.shape[2]).to(x.dtype)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1) + positions
+        if self.register_tokens is None:
+            return x
+        registers = self.register_tokens.expand(len(x), -1, -1).to(x.dtype)
+        return torch.cat([x[:, :1], registers, x[:, 1:]], dim=1)
+
+    def positions(self, rows: int, columns: int) -> Float[Tensor, "1 tokens dim"]:
+        """The position embedding, interpolated to a grid of patches of another size where it must be."""
+        if rows == columns == self.grid:
+            return self.pos_embed
+        table = self.pos_embed[:, 1:].float().unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
+        if self.interpolation == "offset":
+            scale = ((rows + LEGACY_OFFSET) / self.grid, (columns + LEGACY_OFFSET) / self.grid)
+            table = F.interpolate(table, scale_factor=scale, mode="bicubic")
+        else:
+            table = F.interpolate(table, size=(rows, columns), mode="bicubic", antialias=True)
+        return torch.cat([self.pos_embed[:, :1].float(), table.flatten(2).transpose(1, 2)], dim=1)
+
+    def intermediate(
+        self, images: Float[Tensor, "batch 3 height width"], blocks: Iterable[int] | int
+    ) -> list[tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim rows columns"]]]:
+        """Class token and patch map of the given blocks (or of the last so many), each through the final norm."""
+        wanted = set(range(len(self.blocks) - blocks, len(self.blocks)) if isinstance(blocks, int) else blocks)
+        rows, columns = (side // self.patch_size for side in images.shape[-2:])
+        x, shapes = pack([self.embed(images)])
+        outputs = []
+        for index, block in enumerate(self.blocks):
+            x = block(x, shapes)
+            if index in wanted:
+                tokens = self._split(unpack(self.norm(x), shapes)[0])
+                outputs.append((tokens.cls, tokens.patches.transpose(1, 2).unflatten(2, (rows, columns))))
+        return outputs
+
+    def last_self_attention(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch heads tokens tokens"]:
+        """The attention matrix of the last block, as DINO's figures show it."""
+        x, shapes = pack([self.embed(images)])
+        for block in self.blocks[:-1]:
+            x = block(x, shapes)
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
+        return last.attn.weights(unpack(last.norm1(x), shapes)[0])
+
+    def layer_of(self, parameter: str) -> int:
+        """Depth of a parameter, for layer-wise learning rates: 0 for embeddings, i + 1 for block i, then the norm."""
+        first, *rest = parameter.split(".")
+        if first == "blocks":
+            return int(rest[0]) + 1
+        return len(self.blocks) + 1 if first == "norm" else 0
+
+    def _split(self, x: Float[Tensor, "batch tokens dim"]) -> Tokens:
+        first_patch = 1 + self.num_registers
+        return Tokens(x[:, 0], x[:, 1:first_patch], x[:, first_patch:])
+
+
+def build_ffn(kind: Literal["mlp", "swiglu"], dim: int) -> nn.Module:
+    """The feed-forward net of a block `dim` wide, four times as wide inside (or as many weights as that)."""
+    return Mlp(dim, 4 * dim) if kind == "mlp" else SwiGlu(dim, swiglu_hidden(4 * dim))

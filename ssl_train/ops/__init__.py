@@ -1,0 +1,1 @@
+"""One operation a file: attention over crops of several sizes, drop path, packing."""
