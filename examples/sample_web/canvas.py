@@ -5,6 +5,7 @@ A field is float32 [height, width]; a painting is float32 [height, width, 3] in 
 
 import colorsys
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,6 +41,11 @@ def shade(colour: Colour, factor: float) -> Colour:
     return (min(colour[0] * factor, 1.0), min(colour[1] * factor, 1.0), min(colour[2] * factor, 1.0))
 
 
+def pick(rng: np.random.Generator, *options: float) -> float:
+    """One of the options, each as likely; a Python float, so that float32 paintings stay float32."""
+    return float(options[int(rng.integers(len(options)))])
+
+
 def mix(first: Colour, second: Colour, amount: float) -> Colour:
     """`first` at 0, `second` at 1."""
     red, green, blue = (a + (b - a) * amount for a, b in zip(first, second, strict=True))
@@ -59,16 +65,20 @@ def noise(
 
     `stretch` > 1 draws features out along x.
     """
-    total: Field = np.zeros((height, width), np.float32)
+    total = np.zeros((1, 1), np.float32)
     for octave in range(octaves):
         across = max(2, round(cells * 2**octave / stretch) + 1)
         down = max(2, round(cells * 2**octave * height / width) + 1)
         if across > width or down > height:
             break
-        coarse = Image.fromarray(rng.random((down, across), np.float32))
-        total += np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)) * 0.5**octave
+        total = _enlarged(total, across, down) + rng.random((down, across), np.float32) * np.float32(0.5**octave)
+    total = _enlarged(total, width, height)
     low, high = float(total.min()), float(total.max())
-    return (total - low) / max(high - low, 1e-6)
+    return np.asarray((total - low) * np.float32(1 / max(high - low, 1e-6)), np.float32)
+
+
+def _enlarged(field: Field, width: int, height: int) -> Field:
+    return np.asarray(Image.fromarray(field).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def ridge(rng: np.random.Generator, width: int, *, bumps: float, roughness: float) -> NDArray[np.float32]:
@@ -84,30 +94,43 @@ def ridge(rng: np.random.Generator, width: int, *, bumps: float, roughness: floa
 def gradient(width: int, height: int, stops: Sequence[tuple[float, Colour]], *, turns: float = 0.0) -> Painting:
     """Colours blended along a direction (0 turns = top to bottom), stops at positions in [0, 1]."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    angle = 2 * np.pi * turns
-    along = np.sin(angle) * (x / max(width - 1, 1) - 0.5) + np.cos(angle) * (y / max(height - 1, 1) - 0.5)
-    reach = (abs(np.sin(angle)) + abs(np.cos(angle))) / 2
-    place = (along / reach + 1) / 2
-    positions = [stop[0] for stop in stops]
-    channels = [np.interp(place, positions, [stop[1][channel] for stop in stops]) for channel in range(3)]
-    return np.stack(channels, axis=-1).astype(np.float32)
+    angle = 2 * math.pi * turns
+    along = math.sin(angle) * (x / max(width - 1, 1) - 0.5) + math.cos(angle) * (y / max(height - 1, 1) - 0.5)
+    reach = (abs(math.sin(angle)) + abs(math.cos(angle))) / 2
+    fine = np.linspace(0, 1, 1024)
+    ramp = [np.interp(fine, [stop[0] for stop in stops], [stop[1][channel] for stop in stops]) for channel in range(3)]
+    place = np.clip((along / reach + 1) * (len(fine) / 2), 0, len(fine) - 1).astype(np.int32)
+    return np.stack(ramp, axis=-1).astype(np.float32).take(place, axis=0)
 
 
 def paint(painting: Painting, colour: Colour | Painting, mask: Field) -> Painting:
-    """`colour` laid over the painting where the mask is 1."""
-    return painting + (np.asarray(colour, np.float32) - painting) * mask[..., None]
+    """`colour` laid over the painting where the mask is 1; a new painting."""
+    painting = painting.astype(np.float32, copy=False)
+    change = np.asarray(colour, np.float32) - painting
+    change *= mask.astype(np.float32, copy=False)[..., None]
+    change += painting
+    return change
+
+
+def glow(painting: Painting, centre: tuple[float, float], radius: float, colour: Colour, strength: float) -> Painting:
+    """A light at `centre` (in picture widths) that brightens its surroundings."""
+    height, width = painting.shape[:2]
+    x, y = grid(width, height)
+    distance = ((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / radius**2
+    light = (strength * np.exp(-distance)).astype(np.float32)[..., None] * np.asarray(colour, np.float32)
+    return np.asarray(painting + light, np.float32)
 
 
 def smoothstep(field: Field, low: float, high: float) -> Field:
     """0 below `low`, 1 above `high`, an S between."""
-    t = np.clip((field - low) / (high - low), 0.0, 1.0).astype(np.float32)
-    return t * t * (3 - 2 * t)
+    t = np.clip((field - np.float32(low)) * np.float32(1 / (high - low)), 0.0, 1.0)
+    return np.asarray(t * t * (3 - 2 * t), np.float32)
 
 
-def below(line: NDArray[np.float32], height: int) -> Field:
+def below(line: NDArray[np.floating], height: int) -> Field:
     """Mask [height, width] of what lies under a skyline given in pixels from the top, one pixel soft."""
     rows = np.arange(height, dtype=np.float32)[:, None]
-    return np.clip(rows - line[None, :] + 0.5, 0.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(rows - line.astype(np.float32)[None, :] + np.float32(0.5), 0.0, 1.0), np.float32)
 
 
 def polygon(width: int, height: int, points: Points, *, blur: float = 0.0) -> Field:
@@ -116,7 +139,7 @@ def polygon(width: int, height: int, points: Points, *, blur: float = 0.0) -> Fi
     ImageDraw.Draw(mask).polygon([(float(x), float(y)) for x, y in points], fill=255)
     if blur > 0:
         mask = mask.filter(ImageFilter.GaussianBlur(blur))
-    return np.asarray(mask, np.float32) / 255
+    return np.asarray(mask, np.float32) / np.float32(255)
 
 
 def to_image(painting: Painting) -> Image.Image:
@@ -126,4 +149,4 @@ def to_image(painting: Painting) -> Image.Image:
 
 def to_painting(image: Image.Image) -> Painting:
     """An RGB image as a painting."""
-    return np.asarray(image, np.float32) / 255
+    return np.asarray(image, np.float32) / np.float32(255)

@@ -1,36 +1,37 @@
 """The twelve visual concepts of the sample web, and the camera that takes a picture of one."""
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
 
-from examples.sample_web import scenes_land, scenes_made
+from examples.sample_web import scenes_afloat, scenes_green, scenes_land, scenes_made
 from examples.sample_web.canvas import Painting, Pixels, generator, noise, to_image, to_painting
 
 Painter = Callable[[np.random.Generator, int, int], Image.Image]
 
 _PAINTERS: Mapping[str, Painter] = MappingProxyType(
     {
-        "bubbles": scenes_made.bubbles,
+        "bubbles": scenes_afloat.bubbles,
         "checkered": scenes_made.checkered,
         "circuit": scenes_made.circuit,
         "desert": scenes_land.desert,
-        "flower_field": scenes_land.flower_field,
-        "forest": scenes_land.forest,
-        "galaxy": scenes_made.galaxy,
+        "flower_field": scenes_green.flower_field,
+        "forest": scenes_green.forest,
+        "galaxy": scenes_afloat.galaxy,
         "mountains": scenes_land.mountains,
         "night_city": scenes_made.night_city,
         "sunset_coast": scenes_land.sunset_coast,
         "tartan": scenes_made.tartan,
-        "underwater": scenes_made.underwater,
+        "underwater": scenes_afloat.underwater,
     }
 )
 
 CONCEPTS: tuple[str, ...] = tuple(_PAINTERS)
 
-_OVERSAMPLING = 1.5  # painted larger than taken: shapes are drawn without antialiasing
+_OVERSAMPLING = 1.25  # painted larger than taken: shapes are drawn without antialiasing
 _MARGIN = 1.12  # and with a rim, so that the camera can roll without showing the paper's edge
 
 
@@ -49,11 +50,13 @@ def render_scene(concept: str, seed: int, size: tuple[int, int]) -> Pixels:
 
 def _photograph(rng: np.random.Generator, scene: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Roll and mirror the camera, light the scene unevenly, expose and grade it, add grain."""
-    roll = float(np.clip(rng.normal(0, 3.0), -6, 6))
-    picture = scene.rotate(roll, Image.Resampling.BILINEAR)
-    rim_x, rim_y = ((side - side / _MARGIN) / 2 for side in scene.size)
-    box = (rim_x, rim_y, scene.width - rim_x, scene.height - rim_y)
-    picture = picture.resize(size, Image.Resampling.BOX, box=box)
+    turn = math.radians(float(np.clip(rng.normal(0, 3.0), -6, 6)))
+    zoom = scene.width / _MARGIN / size[0]
+    along, across = zoom * math.cos(turn), zoom * math.sin(turn)
+    left = scene.width / 2 - along * size[0] / 2 - across * size[1] / 2
+    top = scene.height / 2 + across * size[0] / 2 - along * size[1] / 2
+    view = (along, across, left, -across, along, top)
+    picture = scene.transform(size, Image.Transform.AFFINE, view, Image.Resampling.BILINEAR)
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return to_image(_develop(rng, to_painting(picture)))
@@ -65,5 +68,5 @@ def _develop(rng: np.random.Generator, painting: Painting) -> Painting:
     painting = painting * (1 - rng.uniform(0.1, 0.6) * light)[..., None] * np.float32(rng.uniform(1.1, 1.4))
     painting = np.clip(painting, 0, 1) ** np.float32(rng.uniform(0.75, 1.25))
     painting = painting * rng.uniform(0.88, 1.0, 3).astype(np.float32)
-    grain = rng.normal(0, rng.uniform(0.003, 0.02), (height, width, 1))
+    grain = rng.standard_normal((height, width, 1), np.float32) * np.float32(rng.uniform(0.003, 0.02))
     return (painting + grain).astype(np.float32)
