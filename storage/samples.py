@@ -1,13 +1,12 @@
 """WebDataset tar shards: an atomic, byte-deterministic writer that knows offsets and checksums, and a plain reader."""
 
 import hashlib
-import io
 import posixpath
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from storage.errors import UnreachableStorage
 from storage.filesystem import open_read, write_atomic
@@ -97,7 +96,7 @@ def read_samples(path: str, start: int = 0) -> Iterator[tuple[str, dict[str, byt
 def _all_samples(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     key, sample = "", dict[str, bytes]()
     try:
-        with open_read(path) as file, tarfile.open(fileobj=io.BufferedReader(_Raw(file)), mode="r|") as tar:
+        with open_read(path) as file, tarfile.open(fileobj=(stream := _counted(file)), mode="r|") as tar:
             for member in tar:
                 content = tar.extractfile(member)
                 if content is None:
@@ -108,23 +107,25 @@ def _all_samples(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
                     yield key, sample
                     sample = {}
                 key, sample[extension] = here, content.read()
+            if stream.total < tar.offset + _BLOCK:  # tarfile takes a cut between members for the end
+                raise tarfile.ReadError("it ends without its end mark")
     except tarfile.TarError as error:
         raise UnreachableStorage(f"{path} is not a whole tar: {error}. Write or fetch it again.") from error
     if sample:
         yield key, sample
 
 
-class _Raw(io.RawIOBase):
-    """fsspec's files as raw ones, so that tar reads go through one buffer."""
+class _Counted:
+    """A file for tarfile's stream mode that counts the bytes it gave."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.inner = file
+        self.file, self.total = file, 0
 
-    def readable(self) -> bool:
-        return True
+    def read(self, size: int) -> bytes:
+        data = self.file.read(size)
+        self.total += len(data)
+        return data
 
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer)  # type: ignore[arg-type]
-        data = self.inner.read(len(view))
-        view[: len(data)] = data
-        return len(data)
+
+def _counted(file: IO[bytes]) -> Any:
+    return _Counted(file)  # tarfile's stream mode calls `read` alone; its type stubs want a whole file

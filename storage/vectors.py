@@ -56,9 +56,11 @@ class Vectors:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, dim); dim is that of the first file that has rows, 0 when none has."""
+        """(rows, dim), summed over the files; files without rows may have any dim."""
         shapes = [_open(path).shape for path in self.paths]
-        return sum(shape[0] for shape in shapes), next((shape[1] for shape in shapes if shape[0]), 0)
+        return sum(shape[0] for shape in shapes), next(
+            (shape[1] for shape in shapes if shape[0]), max((shape[1] for shape in shapes), default=0)
+        )
 
     def blocks(self, rows: int) -> Iterator[tuple[int, NDArray[np.float16]]]:
         """(first row, [≤ rows, dim]) over the whole matrix; a block may span files."""

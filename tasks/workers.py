@@ -21,10 +21,14 @@ _TRIES_OF_A_KILLED_WORKER = 1
 class Workers(StageConfig):
     """Which Dask cluster computes the parts."""
 
-    NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = frozenset({"address", "num_workers", "threads_per_worker", "window"})
+    NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = frozenset(
+        {"address", "connect_seconds", "num_workers", "threads_per_worker", "window"}
+    )
 
     address: str | None = None
     """Address of a running Dask scheduler (tcp://host:8786). None starts a cluster of processes on this machine."""
+    connect_seconds: Annotated[float, Field(gt=0)] = 20.0
+    """How long to wait for that scheduler."""
     num_workers: Annotated[int, Field(ge=0, le=4096)] = 2
     """Processes of the local cluster; 0 computes in the flow's own process."""
     threads_per_worker: Annotated[int, Field(ge=1, le=256)] = 1
@@ -51,7 +55,7 @@ def workers(config: Workers) -> Iterator[None]:
 def _connect(config: Workers) -> Iterator[Client]:
     if config.address is not None:
         try:
-            client = Client(config.address, timeout="20s", set_as_default=False)
+            client = Client(config.address, timeout=config.connect_seconds, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise ConnectionError(
                 f"no Dask scheduler answers at {config.address!r}: {error}. Start one (`dask scheduler`) or leave "
