@@ -1,0 +1,51 @@
+"""Bytes of a page → text as a browser reads it: BOM, then the HTTP header, then <meta>, then UTF-8, else windows-1252."""
+
+import re
+
+_META_BYTES = 1024
+_DECLARED = re.compile(rb"<meta[^>]+charset", re.I)
+_BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xfe\xff", "utf-16-be"), (b"\xff\xfe", "utf-16-le"))
+
+# Labels of the Encoding Standard → Python codecs. A closed table: a label comes from a stranger, and Python's registry
+# also holds codecs that are no charsets (punycode, unicode_escape, utf-7).
+_CODECS: dict[str, str] = {
+    **dict.fromkeys(("utf-8", "utf8", "unicode-1-1-utf-8"), "utf-8"),
+    **dict.fromkeys(("utf-16", "utf-16le", "unicode"), "utf-16-le"),
+    "utf-16be": "utf-16-be",
+    **dict.fromkeys(("iso-8859-1", "latin1", "l1", "ascii", "us-ascii", "windows-1252", "cp1252", "x-cp1252"), "cp1252"),
+    **dict.fromkeys(("iso-8859-9", "latin5", "windows-1254", "cp1254"), "cp1254"),
+    **{f"iso-8859-{n}": f"iso8859_{n}" for n in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)},
+    **{f"{prefix}125{n}": f"cp125{n}" for n in (0, 1, 3, 5, 6, 7, 8) for prefix in ("windows-", "cp", "x-cp")},
+    **dict.fromkeys(("tis-620", "iso-8859-11", "windows-874"), "cp874"),
+    **dict.fromkeys(("koi8-r", "koi8", "koi"), "koi8_r"),
+    **dict.fromkeys(("koi8-u", "koi8-ru"), "koi8_u"),
+    **dict.fromkeys(("macintosh", "mac", "x-mac-roman"), "mac_roman"),
+    "x-mac-cyrillic": "mac_cyrillic",
+    **dict.fromkeys(("ibm866", "cp866", "866"), "cp866"),
+    **dict.fromkeys(("gb2312", "gbk", "gb_2312-80", "chinese", "x-gbk", "gb18030"), "gb18030"),
+    **dict.fromkeys(("big5", "big5-hkscs", "cn-big5", "x-x-big5"), "big5hkscs"),
+    **dict.fromkeys(("euc-jp", "x-euc-jp"), "euc_jp"),
+    "iso-2022-jp": "iso2022_jp",
+    **dict.fromkeys(("shift_jis", "shift-jis", "sjis", "x-sjis", "windows-31j", "ms_kanji"), "cp932"),
+    **dict.fromkeys(("euc-kr", "ks_c_5601-1987", "korean", "windows-949", "ksc5601"), "cp949"),
+}
+
+
+def page_text(body: bytes, http_charset: str | None) -> str | bytes:
+    """The page as text, or the bytes themselves where lexbor finds the encoding by the same rules (BOM, <meta>).
+
+    Undecodable bytes become U+FFFD.
+    """
+    if body.startswith(tuple(bom for bom, _ in _BOMS)):
+        return body
+    codec = _CODECS.get(http_charset.strip(" \t\"'").lower()) if http_charset else None
+    if codec == "utf-8":
+        return body.decode("utf-8", "replace")
+    if codec is not None:
+        return body.decode(codec, "replace")
+    if _DECLARED.search(body[:_META_BYTES]):
+        return body
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError:
+        return body.decode("cp1252", "replace")

@@ -1,0 +1,99 @@
+"""One name per URL: WHATWG canonical form (by ada-url, the parser of Node.js), ids, registered domains."""
+
+import hashlib
+from functools import lru_cache
+from typing import NamedTuple
+
+from ada_url import URL, idna_to_ascii
+from publicsuffixlist import PublicSuffixList
+
+MAX_STORED_CHARS = 4096
+"""Longer URLs are stored cut, with a hash of the whole: they are never fetched, only counted."""
+_DATA_CHARS = 64
+_ID_CHARS = 24
+_STRIPPED = "".join(map(chr, range(0x21)))  # C0 controls and space, as the URL standard strips them
+
+
+class UrlName(NamedTuple):
+    """How a URL of a page is stored. `url` is None when no browser could make a URL of `raw`."""
+
+    id: str
+    url: str | None
+    raw: str | None  # as the page had it, where that differs from `url`
+
+
+def canonical_url(raw: str, base: str | None = None) -> str | None:
+    """The URL a browser would request for `raw` on a page at `base`: WHATWG-serialised, without fragment or user.
+
+    User and password are dropped: they do not name another image, and we send no credentials of strangers. None when
+    there is no such URL.
+    """
+    try:
+        url = URL(raw, base)
+        href = url.href
+        if "#" in href:
+            del url.hash
+            href = url.href
+        if "@" in href and (url.username or url.password):
+            url.username = url.password = ""
+            href = url.href
+    except ValueError:  # also lone surrogates
+        return None
+    return href
+
+
+def name_url(raw: str, base: str | None = None) -> UrlName:
+    """Canonical URL and id of what a page wrote; equal URLs have equal ids whatever page they stand on."""
+    raw = raw.strip(_STRIPPED)
+    if raw[:5].lower() == "data:":
+        short = _cut(raw, _DATA_CHARS)
+        return UrlName(url_id(short), short, None)
+    url = canonical_url(raw, base)
+    if url is None:
+        return UrlName(url_id(f"unparsable {raw}"), None, _cut(raw, MAX_STORED_CHARS))
+    return UrlName(url_id(url), _cut(url, MAX_STORED_CHARS), None if raw == url else _cut(raw, MAX_STORED_CHARS))
+
+
+def url_id(url: str) -> str:
+    """24 hex characters of the SHA-256 of a canonical URL: 96 bits, so 10^10 URLs collide with chance 10^-9."""
+    return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:_ID_CHARS]
+
+
+def _cut(text: str, limit: int) -> str:
+    """Text of bounded length that still differs where the whole differs."""
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= limit else f"{text[:limit]}...sha256:{url_id(text)}"
+
+
+def ascii_host(host: str) -> str | None:
+    """A host name or address in any notation → as a canonical URL writes it; None when it is no host.
+
+    `0x7f.1`, `2130706433`, `0177.0.0.1` → `127.0.0.1`; `BÜCHER.example` → `xn--bcher-kva.example`; IPv6 in brackets.
+    """
+    try:
+        return URL(f"http://{host}/").hostname or None
+    except ValueError:
+        return None
+
+
+def ascii_domain(name: str) -> str:
+    """A domain as lists write it (any case, non-ASCII, leading `*.` or dot, trailing dot) → as hosts write it."""
+    bare = name.strip().lower().removeprefix("*").strip(".")
+    return bare if bare.isascii() else str(idna_to_ascii(bare.encode()).decode())
+
+
+@lru_cache(maxsize=1)
+def _public_suffixes() -> PublicSuffixList:
+    return PublicSuffixList()  # the copy that the package carries: no download
+
+
+@lru_cache(maxsize=65536)
+def registered_domain(host: str) -> str:
+    """What someone registered: `a.b.co.uk` → `b.co.uk`, `x.github.io` → itself; addresses and suffixes are themselves.
+
+    Rules: the Public Suffix List with its private section, because there each label is another owner's.
+    """
+    host = host.rstrip(".")
+    if host.startswith("[") or host.replace(".", "").isdigit():
+        return host
+    return _public_suffixes().privatesuffix(host) or host
