@@ -4,9 +4,10 @@ Fails closed: IPv4 by a deny table (IANA special-purpose registry, RFC 6890 and 
 (2000::/3, the only block IANA gives out) minus the special blocks inside it.
 """
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from tasks.web.urls import ascii_host
 
@@ -50,8 +51,10 @@ _SPECIAL: tuple[tuple[Network, str], ...] = tuple(
 )
 _GLOBAL_V6 = IPv6Network("2000::/3")
 
-_PRIVATE_SUFFIXES = ("localhost", "local", "localdomain", "internal", "intranet", "lan", "home.arpa", "in-addr.arpa")
-"""RFC 6761, 6762, 8375, ICANN's `.internal`, and the names that routers and clouds use inside."""
+_PRIVATE_SUFFIXES = frozenset({"localhost", "local", "localdomain", "internal", "intranet", "lan", "arpa"})
+"""RFC 6761, 6762, 8375, ICANN's `.internal`, reverse names, and the names that routers and clouds use inside."""
+# A host that the URL standard can only read as a name: its last label does not start like a number.
+_PLAIN_NAME = re.compile(r"[a-z0-9_.-]+\.[a-z][a-z0-9-]*\.?")
 
 
 def why_not_public(address: Address, allowed: Iterable[Network] = ()) -> str | None:
@@ -90,10 +93,11 @@ def why_private_host(host: str, allowed: Iterable[Network] = ()) -> str | None:
 
     Literals by the table above; names that only resolve inside: localhost, .local, .internal, and names of one label.
     """
-    address = literal_address(host)
-    if address is not None:
-        return why_not_public(address, allowed)
-    name = host.rstrip(".").lower()
-    if any(name == suffix or name.endswith(f".{suffix}") for suffix in _PRIVATE_SUFFIXES):
+    if not _PLAIN_NAME.fullmatch(host):
+        address = literal_address(host)
+        if address is not None:
+            return why_not_public(address, allowed)
+    _, dot, last = host.rstrip(".").lower().rpartition(".")
+    if last in _PRIVATE_SUFFIXES:
         return "private name"
-    return None if "." in name else "single-label name"
+    return None if dot else "single-label name"

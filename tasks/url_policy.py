@@ -1,0 +1,177 @@
+"""Which of the found URLs may be fetched, each URL once, cut into parts that spread every host over the run."""
+
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from fsspec.core import url_to_fs
+from numpy.typing import NDArray
+from pydantic import Field
+
+from storage.layout import Layout
+from storage.manifest import Manifest
+from storage.tables import count_drops, read_table, write_table
+from tasks.config import StageConfig
+from tasks.extract import SCHEMA
+from tasks.stage import Outcome, Stage, stage_task
+from tasks.web.domains import lists_key, load_domain_set
+from tasks.web.errors import EmptyCrawl
+from tasks.web.policy import Rules, judge_urls
+from tasks.web.shuffle import read_bucket, read_group, split_by_bucket, write_groups
+from tasks.web.urls import MAX_STORED_CHARS
+
+
+class UrlPolicy(StageConfig):
+    """Which URLs may be fetched. A domain in a list stands for its subdomains too."""
+
+    NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = frozenset()
+
+    schemes: frozenset[Literal["http", "https"]] = frozenset({"http", "https"})
+    """Schemes that are fetched."""
+    allowed_ports: frozenset[Annotated[int, Field(ge=1, le=65535)]] = frozenset({80, 443})
+    """Ports that a URL may name."""
+    max_url_chars: Annotated[int, Field(ge=16, le=MAX_STORED_CHARS)] = 2048
+    """Longer URLs are dropped."""
+    allow_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks (10.0.0.0/8, fd00::/8) whose addresses may stand in a URL though they are not public."""
+    blocked_domains: tuple[str, ...] = ()
+    """Domains not to fetch from."""
+    blocked_domain_files: tuple[str, ...] = ()
+    """The same from files or URLs: plain lists, hosts files, or folders in the UT1 layout (domains, urls)."""
+    allowed_domains: tuple[str, ...] = ()
+    """If not empty, only these domains are fetched from."""
+    allowed_domain_files: tuple[str, ...] = ()
+    """The same from files."""
+    opted_out_domains: tuple[str, ...] = ()
+    """Domains whose owners asked to be left out."""
+    opted_out_domain_files: tuple[str, ...] = ()
+    """The same from files."""
+    urls_per_part: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """URLs of one download part (at most)."""
+    rows_per_bucket: Annotated[int, Field(ge=1)] = 2_000_000
+    """Rows that duplicates are looked for in at a time (expected): the memory of one worker, about 1 KB a row."""
+
+    @property
+    def list_files(self) -> tuple[str, ...]:
+        """All list files."""
+        return self.blocked_domain_files + self.allowed_domain_files + self.opted_out_domain_files
+
+
+@stage_task(name="url_policy")
+def url_policy(urls: Manifest, config: UrlPolicy, layout: Layout) -> Manifest:
+    """Judge every URL, keep the first of equal ones, and cut the kept ones into parts for download.
+
+    Rows in id order: an id is a hash, so a host's URLs are spread evenly. Out of core in three passes: each extract
+    part is judged and split by id into buckets; each bucket is freed of duplicates (the first in crawl order stays) and
+    sorted; buckets are cut into parts. Cost: linear in rows; parts x buckets reads. Raises BadDomainList, EmptyCrawl.
+    """
+    lists = {"lists": lists_key(config.list_files)} if config.list_files else None
+    stage = Stage("url_policy", version=1, config=config, inputs={"urls": urls}, layout=layout, also=lists)
+    if stage.finished:
+        return stage.reuse()
+    num_buckets = max(1, -(-urls.rows_in // config.rows_per_bucket))
+    judged = stage.map(judge_part, urls.paths(".parquet"), prefix="judged", config=config, num_buckets=num_buckets)
+    spread = [stage.path(entry.path) for outcome in judged for entry in outcome.files]
+    buckets = stage.map(
+        deduplicate_bucket, range(num_buckets), prefix="bucket", judged=spread, urls_per_part=config.urls_per_part
+    )
+    if not any(outcome.rows_kept for outcome in buckets):
+        raise EmptyCrawl(
+            f"the URL policy keeps none of {urls.rows_in} URLs (dropped: {_drops(judged)}). Loosen the policy, or name "
+            "another crawl."
+        )
+    sorted_files = [stage.path(entry.path) for outcome in buckets for entry in outcome.files]
+    cuts = [(path, group) for path, one in zip(sorted_files, buckets, strict=True) for group in range(one.facts["parts"])]
+    outcomes = stage.map(cut_part, cuts)
+    for path in spread + sorted_files:
+        _remove(path)
+    return stage.publish(outcomes, facts={"buckets": num_buckets, "parts": len(outcomes)})
+
+
+def judge_part(part: str, out: str, *, config: UrlPolicy, num_buckets: int) -> Outcome:
+    """One extract part → its rows with verdicts, split into buckets by id."""
+    table = read_table(part)
+    reason, detail = judge_urls(table["url"], _rules(config))
+    table = table.set_column(table.schema.get_field_index("drop"), SCHEMA.field("drop"), reason)
+    table = table.set_column(table.schema.get_field_index("detail"), SCHEMA.field("detail"), detail)
+    entry = write_groups(f"{out}.parquet", split_by_bucket(table, num_buckets), SCHEMA)
+    drops = count_drops(table)
+    return Outcome(table.num_rows, table.num_rows - sum(drops.values()), drops, (entry,))
+
+
+@lru_cache(maxsize=4)
+def _rules(config: UrlPolicy) -> Rules:
+    return Rules(
+        schemes=frozenset(config.schemes),
+        ports=config.allowed_ports,
+        max_chars=config.max_url_chars,
+        allow_networks=config.allow_networks,
+        blocked=load_domain_set(config.blocked_domains, config.blocked_domain_files),
+        allowed=load_domain_set(config.allowed_domains, config.allowed_domain_files),
+        opted_out=load_domain_set(config.opted_out_domains, config.opted_out_domain_files),
+    )
+
+
+def deduplicate_bucket(part: int, out: str, *, judged: list[str], urls_per_part: int) -> Outcome:
+    """One bucket of all judged parts → sorted by id, copies marked, grouped into parts of at most `urls_per_part`."""
+    table = mark_duplicates(read_bucket(judged, part))
+    ends = part_ends(pc.is_null(table["drop"]).to_numpy(), urls_per_part)
+    groups = [table.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    entry = write_groups(f"{out}.parquet", groups, SCHEMA)
+    drops = count_drops(table)
+    return Outcome(
+        table.num_rows, table.num_rows - sum(drops.values()), drops, (entry,), facts={"parts": len(groups)}
+    )
+
+
+def mark_duplicates(table: pa.Table) -> pa.Table:
+    """Rows in crawl order → in id order; of the kept rows with equal id all but the first become `duplicate_url`."""
+    order = pc.sort_indices(table.append_column("_row", pa.array(np.arange(table.num_rows))), [
+        ("id", "ascending"), ("_row", "ascending"),
+    ])  # fmt: skip
+    table = table.take(order)
+    ids = np.asarray(table["id"].to_pylist(), dtype="S24")
+    kept = pc.is_null(table["drop"]).to_numpy()
+    rows = np.flatnonzero(kept)
+    repeats = rows[1:][ids[rows[1:]] == ids[rows[:-1]]]
+    copy = np.zeros(len(ids), bool)
+    copy[repeats] = True
+    mask = pa.array(copy)
+    drop = pc.if_else(mask, pa.scalar("duplicate_url"), table["drop"])
+    other = pc.if_else(mask, table["id"], table["other"])
+    table = table.set_column(table.schema.get_field_index("drop"), SCHEMA.field("drop"), drop)
+    return table.set_column(table.schema.get_field_index("other"), SCHEMA.field("other"), other)
+
+
+def part_ends(kept: NDArray[np.bool_], urls_per_part: int) -> list[int]:
+    """Row ends of parts with at most `urls_per_part` kept rows each, as even as can be; every row is in one part."""
+    total = int(kept.sum())
+    if not len(kept):
+        return []
+    num_parts = max(1, -(-total // urls_per_part))
+    wanted = [total * number // num_parts for number in range(1, num_parts)]
+    ends = np.searchsorted(np.cumsum(kept), wanted) + 1
+    return [*ends.tolist(), len(kept)]
+
+
+def cut_part(part: tuple[str, int], out: str) -> Outcome:
+    """One row group of a bucket → one part."""
+    table = read_group(*part)
+    entry = write_table(f"{out}.parquet", table)
+    drops = count_drops(table)
+    return Outcome(table.num_rows, table.num_rows - sum(drops.values()), drops, (entry,))
+
+
+def _drops(outcomes: list[Outcome]) -> dict[str, int]:
+    reasons = sorted({reason for outcome in outcomes for reason in outcome.drops})
+    return {reason: sum(outcome.drops.get(reason, 0) for outcome in outcomes) for reason in reasons}
+
+
+def _remove(path: str) -> None:
+    filesystem, inner = url_to_fs(path)
+    filesystem.rm_file(inner)
+
+
