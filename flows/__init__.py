@@ -1,0 +1,1 @@
+"""What happens, in which order. Reads like the paper's figure."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from storage.errors import StorageError
 from storage.filesystem import read_bytes
-from storage.images import ImageError, thumbnail_jpeg
+from storage.images import ImageError, decode_rgb, encode_thumbnail
 from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.records import IMAGE_COLUMNS
@@ -64,7 +64,7 @@ def picture_of(row: Mapping[str, Any], layout: Layout) -> list[Picture]:
     """[the row's picture], or [] when its bytes are gone or do not decode (a dropped image may have none)."""
     try:
         data = read_bytes(layout.resolve(row["image_file"]), row["image_offset"], row["image_bytes"])
-        small = thumbnail_jpeg(data, side=_SIDE_PIXELS)
+        small = encode_thumbnail(decode_rgb(data, min_side=_SIDE_PIXELS), side=_SIDE_PIXELS)
     except (StorageError, ImageError):
         return []
     value = row.get("value")

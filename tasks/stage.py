@@ -125,7 +125,7 @@ class Stage:
             rows_kept=sum(outcome.rows_kept for outcome in outcomes),
             drops=dict(sorted(drops.items())),
             facts=_summed([outcome.facts for outcome in outcomes]) | dict(facts or {}),
-            seconds=time.monotonic() - self._started,
+            seconds=round(time.monotonic() - self._started, 3),
         )
         save_manifest(manifest)
         report_stage(manifest, self.layout, reused=False)
