@@ -4,9 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from storage.layout import Layout
 from storage.manifest import Manifest, load_manifest
-from tasks.stage_report import artifact_key
 
 _SHAPES = {"pack": ("[(", ")]"), "pretrain": ("{{", "}}"), "evaluate": ("([", "])")}
+
+
+def artifact_key(stage: str) -> str:
+    """Key of a stage's artifact in the UI: its versions over the runs stand together."""
+    return f"stage-{stage.replace('_', '-')}"
 
 
 def load_reference(reference: str, layout: Layout) -> Manifest:

@@ -8,6 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 from storage.layout import Layout
 from storage.manifest import Manifest
 from tasks.contact_sheet import Picture, contact_sheet
+from tasks.lineage import artifact_key
 from tasks.progress import in_run, run_logger
 
 _CAPTION_CHARS = 40
@@ -23,11 +24,6 @@ def report_stage(manifest: Manifest, layout: Layout, *, reused: bool) -> None:
         markdown=stage_markdown(manifest, layout, reused=reused),
         description=summary_line(manifest, reused=reused),
     )
-
-
-def artifact_key(stage: str) -> str:
-    """Key of a stage's artifact: its versions over the runs stand together in the UI."""
-    return f"stage-{stage.replace('_', '-')}"
 
 
 def summary_line(manifest: Manifest, *, reused: bool) -> str:

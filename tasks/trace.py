@@ -1,6 +1,5 @@
 """Why is an image in, or why not: every stage one URL or id went through, with the verdict and the number behind it."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from fsspec.core import url_to_fs
 from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.tables import read_table
+from tasks.web.urls import name_url
 
 _ID_CHARS = 24
 
@@ -31,9 +31,9 @@ class Step:
 
 
 def id_of(url_or_id: str) -> str:
-    """The id of a canonical URL; an id is itself."""
+    """The id of a URL, in whatever way it is written; an id is itself."""
     is_id = len(url_or_id) == _ID_CHARS and not set(url_or_id) - set("0123456789abcdef")
-    return url_or_id if is_id else hashlib.sha256(url_or_id.encode()).hexdigest()[:_ID_CHARS]
+    return url_or_id if is_id else name_url(url_or_id, None).id
 
 
 def trace(url_or_id: str, chain: Mapping[str, Manifest]) -> list[Step]:
