@@ -1,5 +1,6 @@
 """Projection head of DINO, iBOT and DINOv2, under the published parameter names."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -59,7 +60,7 @@ class DinoHeadNet(nn.Module):
         super().__init__()
         widths = [in_dim, *[hidden_dim] * (num_layers - 1), bottleneck_dim]
         layers: list[nn.Module] = []
-        for narrow, wide in zip(widths[:-1], widths[1:], strict=True):
+        for narrow, wide in itertools.pairwise(widths):
             layers += [nn.Linear(narrow, wide), nn.GELU()]
         self.mlp = nn.Sequential(*layers[:-1])
         for module in self.mlp:

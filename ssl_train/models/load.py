@@ -87,6 +87,14 @@ def describe(model: Vit) -> dict[str, str]:
     return {"format": "pt", MODEL_KEY: json.dumps(asdict(model), sort_keys=True)}
 
 
+def read_metadata(path: str) -> dict[str, str]:
+    """What a local .safetensors file says of itself; nothing for other files."""
+    if not path.endswith(".safetensors"):
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
 def _local_copy(path: str, sha256: str | None) -> str:
     if sha256:
         return fetch_verified(path, sha256)

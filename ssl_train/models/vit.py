@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -199,8 +199,7 @@ class VisionTransformer(nn.Module):
         x, shapes = pack([self.embed(images)])
         for block in self.blocks[:-1]:
             x = block(x, shapes)
-        last = self.blocks[-1]
-        assert isinstance(last, Block)
+        last = cast(Block, self.blocks[-1])
         return last.attn.weights(unpack(last.norm1(x), shapes)[0])
 
     def layer_of(self, parameter: str) -> int:

@@ -1,0 +1,154 @@
+"""Checkpoints that are whole or not there, and the teacher exported as one file."""
+
+import hashlib
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import safetensors.torch
+from pydantic import ConfigDict, Field
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.optim import Optimizer
+
+from ssl_train.distributed import World, barrier
+from ssl_train.errors import CheckpointError
+from ssl_train.methods import Networks
+from ssl_train.models import Model
+from ssl_train.models.load import describe
+from storage.filesystem import write_bytes
+
+FACTS = "run.json"
+"""Written last into a checkpoint's folder: the settings of the run that made it."""
+_NAME = re.compile(r"step-(\d{9})")
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """When the run is saved."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    every_steps: Annotated[int, Field(ge=1)] = 1250
+    """Steps between checkpoints; the last step always has one."""
+    keep_last: Annotated[int, Field(ge=1)] = 3
+    """Checkpoints that are kept; older ones are deleted."""
+    export_every_steps: Annotated[int, Field(ge=1)] = 12_500
+    """Steps between exports of the teacher; the last step always has one."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, under `output_dir`/checkpoints/step-000001250 and so on.
+
+    A checkpoint holds student, teacher, centres and optimizer, sharded as the processes hold them; it can be read by
+    another number of processes. The data's order, crops, masks and drop path are functions of (seed, step), so that
+    the step is all there is to say of them. `step` counts finished steps here.
+    """
+
+    def __init__(self, output_dir: str, config: Checkpointing, *, facts: Mapping[str, Any], world: World) -> None:
+        self._directory = Path(output_dir) / "checkpoints"
+        self._config, self._facts, self._world = config, dict(facts), world
+
+    def newest(self) -> int | None:
+        """Finished steps of the newest whole checkpoint, None when there is none."""
+        return max(self._whole(), default=None)
+
+    def path(self, step: int) -> Path:
+        """Folder of the checkpoint after `step` finished steps."""
+        return self._directory / f"step-{step:09d}"
+
+    def load(self, step: int, networks: Networks, optimizer: Optimizer) -> None:
+        """Put a checkpoint's content into networks and optimizer. Raises CheckpointError if another run made it."""
+        self._check_facts(step)
+        state = _state(networks, optimizer)
+        with _quiet():
+            load(state, checkpoint_id=self.path(step))
+            set_state_dict(networks, optimizer, model_state_dict=state["networks"], optim_state_dict=state["optimizer"])
+
+    def save(self, step: int, networks: Networks, optimizer: Optimizer) -> None:
+        """Write a checkpoint beside its place, rename it when every process has written, and prune old ones."""
+        place = self.path(step)
+        temporary = place.with_name(f"{place.name}.tmp")
+        if self._world.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed here
+            self._directory.mkdir(parents=True, exist_ok=True)
+        barrier()
+        with _quiet():
+            save(_state(networks, optimizer), checkpoint_id=temporary)
+        barrier()
+        if self._world.is_main:
+            (temporary / FACTS).write_text(json.dumps(self._facts, indent=1))
+            shutil.rmtree(place, ignore_errors=True)
+            temporary.rename(place)
+            for old in sorted(self._whole())[: -self._config.keep_last]:
+                shutil.rmtree(self.path(old))
+        barrier()
+
+    def is_due(self, step: int) -> bool:
+        """Whether the config wants a checkpoint after `step` finished steps."""
+        return step % self._config.every_steps == 0
+
+    def _whole(self) -> list[int]:
+        names = [path.name for path in self._directory.glob("step-*") if (path / FACTS).exists()]
+        return [int(match[1]) for name in names if (match := _NAME.fullmatch(name))]
+
+    def _check_facts(self, step: int) -> None:
+        made_with = json.loads((self.path(step) / FACTS).read_text())
+        changed = sorted(
+            key for key in self._facts.keys() | made_with.keys() if self._facts.get(key) != made_with.get(key)
+        )
+        if changed:
+            raise CheckpointError(
+                f"{self.path(step)} was made with another {', '.join(changed)}. Set them back to continue that run "
+                "(its settings are in run.json there), or choose another output_dir for a new one."
+            )
+
+
+def export_teacher(path: str, networks: Networks, *, model: Model, step: int, seed: int, world: World) -> None:
+    """Gather the teacher's backbone from all processes and write `path` (.safetensors), then `path` as .json.
+
+    `models.load_backbone(path, sha256)` reads it back. The .json (path, sha256, bytes, step, seed) comes last: when it
+    is there, the file it speaks of is whole.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_model_state_dict(networks.teacher["backbone"], options=options)
+    if not world.is_main:
+        return
+    metadata = {**describe(model), "step": str(step), "seed": str(seed)}
+    tensors = {name: cast(Tensor, tensor).contiguous() for name, tensor in state.items()}
+    data = safetensors.torch.save(tensors, metadata=metadata)
+    write_bytes(path, data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    told = {"path": path, "sha256": sha256, "bytes": len(data), "step": step, "seed": seed}
+    write_bytes(facts_path(path), json.dumps(told, indent=1).encode())
+
+
+def facts_path(path: str) -> str:
+    """Where the checksum of an exported teacher is written."""
+    return f"{path.removesuffix('.safetensors')}.json"
+
+
+def _state(networks: Networks, optimizer: Optimizer) -> dict[str, Any]:
+    network_state, optimizer_state = get_state_dict(networks, optimizer)
+    return {"networks": network_state, "optimizer": optimizer_state}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's remarks on a process that is alone, which is no mistake here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*no_dist.*|.*torch.distributed.*(unavailable|not).*initialized.*")
+        yield

@@ -1,0 +1,1 @@
+"""From shards to batches: which image at which step, its crops, its masks."""

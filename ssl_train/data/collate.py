@@ -1,0 +1,76 @@
+"""A batch of multi-crop training: crops stacked crop by crop, and where patches are masked."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Crops(NamedTuple):
+    """The crops of one image."""
+
+    global_crops: Sequence[Float[Tensor, "3 side side"]]
+    local_crops: Sequence[Float[Tensor, "3 small small"]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one process trains on in one step; B images, crop 0 of all images first, then crop 1, and so on."""
+
+    keys: tuple[str, ...]
+    global_crops: Float[Tensor, "crops_x_batch 3 side side"]
+    local_crops: Float[Tensor, "crops_x_batch 3 small small"]
+    masks: Bool[Tensor, "crops_x_batch patches"]
+    """True where the student does not see a patch of a global crop."""
+    masked: Int[Tensor, " masked"]
+    """Places of the masked patches among all patches of all global crops, ascending."""
+    mask_weights: Float[Tensor, " masked"]
+    """For every masked patch, 1 / (masked patches of its crop)."""
+    num_undecodable: int = 0
+    """Images that could not be decoded and were replaced by the next."""
+
+    @property
+    def num_images(self) -> int:
+        """Images in this process's part of the batch."""
+        return len(self.keys)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on `device`, copied while the host goes on."""
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory; torch's DataLoader calls this by name."""
+        return self._with_tensors(Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        changed: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            changed[field.name] = change(value) if isinstance(value, Tensor) else value
+        return Batch(**changed)
+
+
+def collate(
+    keys: Sequence[str], images: Sequence[Crops], masks: NDArray[np.bool_], *, num_undecodable: int = 0
+) -> Batch:
+    """The batch of these images; `masks` is [global crops x images, patches], crop-major."""
+    mask = torch.from_numpy(masks)
+    return Batch(
+        keys=tuple(keys),
+        global_crops=_stack([image.global_crops for image in images]),
+        local_crops=_stack([image.local_crops for image in images]),
+        masks=mask,
+        masked=mask.flatten().nonzero().flatten(),
+        mask_weights=(1 / mask.sum(-1).clamp(min=1)).unsqueeze(-1).expand_as(mask)[mask],
+        num_undecodable=num_undecodable,
+    )
+
+
+def _stack(crops: Sequence[Sequence[Tensor]]) -> Tensor:
+    crop_major = [crop for same_crop in zip(*crops, strict=True) for crop in same_crop]
+    return torch.stack(crop_major) if crop_major else torch.empty(0, 3, 0, 0)

@@ -1,0 +1,70 @@
+"""Block masks over the patch grid of global crops: which patches the student must guess."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0, le=1)]
+MIN_BLOCK_PATCHES = 4
+MIN_ASPECT = 0.3
+TRIES_PER_BLOCK = 10
+
+
+@dataclass(frozen=True)
+class BlockMasks:
+    """Masks of random rectangles (BEiT, arXiv 2106.08254, algorithm 1), as dealt out by DINOv2."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    masked_crops: Share = 0.5
+    """Share of the global crops that get a mask."""
+    ratio: tuple[Share, Share] = (0.1, 0.5)
+    """Least and largest share of a masked crop's patches that are masked."""
+
+    def draw(self, num_crops: int, grid: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """Masks [crops, grid * grid] of a group of global crops.
+
+        int(num_crops * masked_crops) crops are masked. The range of ratios is cut into as many equal parts, one for
+        each masked crop, so that a group's masked patches hardly vary in number; then crops are shuffled.
+        """
+        num_masked = int(num_crops * self.masked_crops)
+        bounds = np.linspace(*self.ratio, num_masked + 1)
+        patches = grid * grid
+        masks = np.zeros((num_crops, grid, grid), dtype=np.bool_)
+        for crop in range(num_masked):
+            target = int(patches * rng.uniform(bounds[crop], bounds[crop + 1]))
+            fill_with_blocks(masks[crop], target, max_block=grid // 2 * grid, rng=rng)
+        rng.shuffle(masks)
+        return masks.reshape(num_crops, patches)
+
+
+def fill_with_blocks(mask: NDArray[np.bool_], target: int, *, max_block: int, rng: np.random.Generator) -> None:
+    """Set rectangles in `mask` [rows, columns] until `target` patches are set, or no rectangle fits any more."""
+    count = 0
+    while count < target:
+        limit = min(target - count, max_block)
+        added = _add_block(mask, limit, rng)
+        if added == 0:
+            return
+        count += added
+
+
+def _add_block(mask: NDArray[np.bool_], limit: int, rng: np.random.Generator) -> int:
+    rows, columns = mask.shape
+    for _ in range(TRIES_PER_BLOCK):
+        area = MIN_BLOCK_PATCHES + (limit - MIN_BLOCK_PATCHES) * rng.random()
+        aspect = math.exp(rng.uniform(math.log(MIN_ASPECT), -math.log(MIN_ASPECT)))
+        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if height >= rows or width >= columns:
+            continue
+        top, left = int(rng.integers(0, rows - height + 1)), int(rng.integers(0, columns - width + 1))
+        block = mask[top : top + height, left : left + width]
+        added = height * width - int(np.count_nonzero(block))
+        if 0 < added <= limit:
+            block[...] = True
+            return added
+    return 0

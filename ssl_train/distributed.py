@@ -1,0 +1,81 @@
+"""The processes of a run: one by itself, or those that torchrun started. Everything here works without a group."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# A rank that waits this long for the others is alone: better an error than a silent hang.
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others, and the device it computes on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True for the one process that writes files and prints."""
+        return self.rank == 0
+
+
+@contextmanager
+def join_world() -> Iterator[World]:
+    """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK); alone when there are none."""
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    world = World(rank, size, _device(int(os.environ.get("LOCAL_RANK", 0))))
+    started_here = size > 1 and not dist.is_initialized()
+    if started_here:
+        backend = "nccl" if world.device.type == "cuda" else "gloo"
+        device_id = world.device if world.device.type == "cuda" else None
+        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=device_id)
+    try:
+        yield world
+    finally:
+        if started_here and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """`tensor` summed over all processes, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def all_reduce_max(tensor: Tensor) -> Tensor:
+    """The largest `tensor` of all processes, element by element, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def mean_over_ranks(values: Mapping[str, Tensor | float], device: torch.device) -> dict[str, float]:
+    """Each value averaged over all processes, on the host: one collective and one wait for all of them."""
+    own = [torch.as_tensor(value, dtype=torch.float32, device=device).detach() for value in values.values()]
+    total = all_reduce_sum(torch.stack(own))
+    size = dist.get_world_size() if dist.is_initialized() else 1
+    return dict(zip(values, (total / size).tolist(), strict=True))

@@ -1,0 +1,93 @@
+"""How a teacher's logits become targets without collapse: a running centre, or Sinkhorn-Knopp. Both span all ranks."""
+
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ssl_train.distributed import all_reduce_max, all_reduce_sum
+
+Kind = Literal["softmax", "sinkhorn_knopp"]
+
+
+@torch.no_grad()
+def sinkhorn_knopp(
+    logits: Float[Tensor, "rows prototypes"], *, temperature: float, iterations: int = 3
+) -> Float[Tensor, "rows prototypes"]:
+    """Targets whose rows sum to one and whose prototypes are used equally, as near as `iterations` bring them.
+
+    The rows of all processes count as one matrix; a process may hold any number of them, none too. Equal to
+
+        q = exp(logits / temperature)
+        repeat: divide each column (prototype) by its sum over all rows; divide each row by its sum
+
+    The largest logit is subtracted first: it cancels, and nothing overflows. The divisions by the number of rows and
+    of prototypes in the papers cancel too. Source: SwAV (arXiv 2006.09882), section 3.2; DINOv2 section 4.
+    """
+    scaled = logits.float() / temperature
+    q = (scaled - _global_max(scaled)).exp_()
+    tiny = torch.finfo(q.dtype).tiny
+    for _ in range(iterations):
+        q /= all_reduce_sum(q.sum(0)).clamp_min(tiny)
+        q /= q.sum(1, keepdim=True).clamp_min(tiny)
+    return q
+
+
+class SinkhornKnopp(nn.Module):
+    """Sinkhorn-Knopp as a way of making targets: it keeps nothing from step to step."""
+
+    def forward(self, logits: Float[Tensor, "rows prototypes"], temperature: float) -> Float[Tensor, "rows prototypes"]:
+        return sinkhorn_knopp(logits, temperature=temperature)
+
+    def commit(self) -> None:
+        """Nothing to keep."""
+
+
+class SoftmaxCentering(nn.Module):
+    """softmax((logits - centre) / temperature); the centre is a running mean of all processes' logits.
+
+    A step uses the centre of the steps before it: `forward` measures the batch's mean, `commit` lets it in once the
+    step has been taken (a step that is skipped for a non-finite loss leaves no trace). The mean is over all rows of
+    all processes; DINOv2's code averages the means of the processes, which is the same where they hold equally many.
+    Source: DINO (arXiv 2104.14294), equation 4.
+    """
+
+    center: Tensor
+
+    def __init__(self, num_prototypes: int, momentum: float = 0.9) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("center", torch.zeros(1, num_prototypes))
+        self._measured: Tensor | None = None
+
+    @torch.no_grad()
+    def forward(self, logits: Float[Tensor, "rows prototypes"], temperature: float) -> Float[Tensor, "rows prototypes"]:
+        logits = logits.float()
+        self._measured = self._mean(logits)
+        return ((logits - self.center) / temperature).softmax(-1)
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        """Let the last batch's mean into the centre."""
+        if self._measured is not None:
+            self.center.mul_(self.momentum).add_(self._measured, alpha=1 - self.momentum)
+            self._measured = None
+
+    def _mean(self, logits: Float[Tensor, "rows prototypes"]) -> Float[Tensor, "1 prototypes"]:
+        sums_and_count = torch.cat([logits.sum(0), logits.new_full((1,), len(logits))])
+        sums, count = all_reduce_sum(sums_and_count).split([logits.shape[1], 1])
+        return torch.where(count > 0, sums / count.clamp_min(1), self.center[0]).unsqueeze(0)
+
+
+Centering: TypeAlias = SinkhornKnopp | SoftmaxCentering
+
+
+def build_centering(kind: Kind, *, num_prototypes: int, momentum: float) -> Centering:
+    """The way of making targets that a config names."""
+    return SinkhornKnopp() if kind == "sinkhorn_knopp" else SoftmaxCentering(num_prototypes, momentum)
+
+
+def _global_max(x: Float[Tensor, "rows prototypes"]) -> Float[Tensor, ""]:
+    largest = x.max() if x.numel() else x.new_tensor(float("-inf"))
+    return all_reduce_max(largest)

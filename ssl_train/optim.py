@@ -1,0 +1,119 @@
+"""AdamW as DINOv2 sets it: groups by depth and kind of parameter, clipping by submodule, no step on bad numbers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple, TypeAlias
+
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import AdamW, Optimizer
+
+from ssl_train.models import Backbone
+from ssl_train.schedules import OptimizerSchedules, WarmUpCosine
+
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Positive: TypeAlias = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class Optim:
+    """The optimizer and its schedules; the defaults are those of DINOv2's short ViT-L/16 recipe."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    lr: Positive = 4e-3
+    """Peak learning rate for a batch of `lr_reference_images` images."""
+    lr_scaling: Literal["sqrt", "linear", "none"] = "sqrt"
+    """How the peak grows with batch / `lr_reference_images`."""
+    lr_reference_images: Annotated[int, Field(ge=1)] = 1024
+    """Batch for which `lr` is given."""
+    final_lr: Annotated[float, Field(ge=0)] = 1e-6
+    """Learning rate at the last step."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 12_500
+    """Steps over which the learning rate grows from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.04
+    """Weight decay at the first step."""
+    final_weight_decay: Annotated[float, Field(ge=0)] = 0.4
+    """Weight decay at the last step."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Adam's two momenta."""
+    max_grad_norm: Positive = 3.0
+    """Gradients are clipped to this norm, separately for the backbone and each head."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Learning rate of a block relative to the next one's."""
+    patch_embed_multiplier: Positive = 0.2
+    """Learning rate of the patch projection relative to the other embeddings'."""
+    frozen_last_layer_steps: Annotated[int, Field(ge=0)] = 1250
+    """Steps during which the heads' prototypes do not move."""
+    max_skipped_in_a_row: Annotated[int, Field(ge=1)] = 20
+    """Steps with a non-finite loss or gradient are skipped; so many in a row end the run."""
+
+    def peak_lr(self, batch_images: int) -> float:
+        """The learning rate after warm-up for a batch of so many images."""
+        ratio = batch_images / self.lr_reference_images
+        return self.lr * {"sqrt": ratio**0.5, "linear": ratio, "none": 1.0}[self.lr_scaling]
+
+    def schedules(self, *, num_steps: int, batch_images: int) -> OptimizerSchedules:
+        """Learning rate and weight decay of a run of `num_steps`."""
+        return OptimizerSchedules(
+            lr=WarmUpCosine(self.peak_lr(batch_images), self.final_lr, num_steps, min(self.warmup_steps, num_steps)),
+            weight_decay=WarmUpCosine(self.weight_decay, self.final_weight_decay, num_steps),
+            frozen_last_layer_steps=self.frozen_last_layer_steps,
+        )
+
+
+class Multipliers(NamedTuple):
+    """What a parameter takes of the scheduled learning rate and weight decay."""
+
+    lr: float
+    weight_decay: float
+    is_last_layer: bool
+
+
+def multipliers(name: str, module: nn.Module, optim: Optim) -> Multipliers:
+    """The multipliers of the parameter `name` of the backbone or of a head.
+
+    Layer-wise decay: a backbone's parameter at depth d of L blocks takes layer_decay ^ (L + 1 - d). Biases, norms and
+    layer scales are not decayed; tokens, positions and the lengths of the prototypes are, as in the published runs.
+    """
+    lr = 1.0
+    if isinstance(module, Backbone):
+        lr = optim.layer_decay ** (len(module.blocks) + 1 - module.layer_of(name))
+    if name.startswith("patch_embed."):
+        lr *= optim.patch_embed_multiplier
+    undecayed = name.endswith((".bias", ".gamma")) or "norm" in name
+    return Multipliers(lr, 0.0 if undecayed else 1.0, name.startswith("last_layer."))
+
+
+def build_optimizer(student: nn.ModuleDict, optim: Optim) -> AdamW:
+    """AdamW with one group for each set of multipliers; `OptimizerSchedules.apply` fills in the numbers."""
+    groups: dict[Multipliers, list[nn.Parameter]] = {}
+    for module in student.values():
+        for name, parameter in module.named_parameters():
+            groups.setdefault(multipliers(name, module, optim), []).append(parameter)
+    on_cuda = next(student.parameters()).is_cuda
+    return AdamW(
+        [
+            {"params": params, "lr_multiplier": m.lr, "wd_multiplier": m.weight_decay, "is_last_layer": m.is_last_layer}
+            for m, params in groups.items()
+        ],
+        lr=0.0,
+        betas=optim.betas,
+        fused=on_cuda,
+    )
+
+
+def clip_gradients(student: nn.ModuleDict, max_norm: float) -> Iterator[tuple[str, Tensor]]:
+    """Clip each submodule's gradients to `max_norm` on its own; yields (name, norm before clipping)."""
+    for name, module in student.items():
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+        yield name, norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def step_if_finite(optimizer: Optimizer, *, finite: bool) -> None:
+    """Take the step, or leave weights and moments as they are; gradients are gone either way."""
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

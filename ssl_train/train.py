@@ -1,0 +1,40 @@
+"""The command that trains; under torchrun each of its processes runs it.
+
+    torchrun --nproc-per-node 8 -m ssl_train.train run.yaml [key=value ...]
+    python -m ssl_train.train debug data.folder=photos output_dir=out        # one process, a recipe by name
+
+Exit codes: 0 finished, or stopped by SIGTERM with a checkpoint saved; 2 a mistake that the message explains.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from ssl_train.config import load_config, recipes
+from ssl_train.distributed import join_world
+from ssl_train.errors import TrainError
+from ssl_train.trainer import Trainer, stop_on_sigterm
+from storage.errors import StorageError
+
+USAGE = f"""usage: python -m ssl_train.train CONFIG [key=value ...]
+CONFIG is a YAML file or one of: {", ".join(recipes())}"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one process of a training; returns its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    try:
+        config = load_config(arguments[0], arguments[1:])
+        with join_world() as world:
+            trainer = Trainer(config, world)
+            with stop_on_sigterm(trainer.stop):
+                trainer.run()
+    except (TrainError, StorageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,233 @@
+"""A run: networks, data and optimizer put together, and the loop over steps."""
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssl_train.checkpoint import Checkpoints, export_teacher
+from ssl_train.config import TrainConfig, check_config, dump_config, plain_values
+from ssl_train.data.collate import Batch
+from ssl_train.data.loader import Batches, build_loader
+from ssl_train.data.order import mixed
+from ssl_train.distributed import World, mean_over_ranks
+from ssl_train.errors import NonFiniteLossError
+from ssl_train.methods import Losses, Networks
+from ssl_train.metrics import MetricsLog
+from ssl_train.models.layers import Attention
+from ssl_train.optim import build_optimizer, clip_gradients, step_if_finite
+from ssl_train.parallel import compute_in, shard
+
+TEACHER = "teacher.safetensors"
+# Settings under which a run may go on that was begun under others.
+MAY_CHANGE = frozenset({"output_dir", "data", "checkpoint", "metrics", "efficiency"})
+
+
+class Trainer:
+    """One process of a training run.
+
+    `run` goes on from the newest checkpoint in the config's `output_dir` and ends with `teacher.safetensors` there,
+    or, when asked to stop, with a checkpoint to go on from.
+    """
+
+    def __init__(self, config: TrainConfig, world: World) -> None:
+        check_config(config, world.size)
+        self.config, self.world = config, world
+        self.networks = build_networks(config).to(world.device)
+        shard((self.networks.student, self.networks.teacher), world, config.precision)
+        self.optimizer = build_optimizer(self.networks.student, config.optim)
+        self.schedules = config.optim.schedules(num_steps=config.num_steps, batch_images=config.data.batch_images)
+        self.loader = build_loader(
+            build_batches(config, world),
+            num_steps=config.num_steps,
+            num_workers=config.efficiency.num_workers,
+            prefetch_batches=config.efficiency.prefetch_batches,
+            world=world,
+        )
+        self.checkpoints = Checkpoints(config.output_dir, config.checkpoint, facts=identity(config), world=world)
+        self.stop = threading.Event()
+        self._skipped = self._skipped_in_a_row = self._undecodable = 0
+
+    def run(self) -> bool:
+        """Train to the last step; False when asked to stop before."""
+        start = self._resume()
+        with self._metrics(start) as metrics:
+            for step, batch, waited in timed(self.loader.from_(start)):
+                self.schedules.apply(self.optimizer, step)
+                losses = self._loss(batch, step)
+                numbers = self._optimizer_step(losses, batch, step)
+                metrics.log(step, {**numbers, **self._scheduled(step), "loader_wait_seconds": waited})
+                self._maybe_save(step + 1, numbers["stop"] > 0)
+                if numbers["stop"] > 0 and step + 1 < self.config.num_steps:
+                    metrics.say(f"stopped after step {step + 1}, saved; the same command goes on from here")
+                    return False
+            self._export(TEACHER, self.config.num_steps)
+            metrics.say(f"finished {self.config.num_steps} steps: {Path(self.config.output_dir) / TEACHER}")
+        return True
+
+    def _resume(self) -> int:
+        newest = self.checkpoints.newest()
+        if newest is not None:
+            self.checkpoints.load(newest, self.networks, self.optimizer)
+        return newest or 0
+
+    def _loss(self, batch: Batch, step: int) -> Losses:
+        # Drop path is the only chance left on the device; like the data's it depends on seed, step and process only.
+        torch.manual_seed(mixed(mixed(self.config.seed, step), self.world.rank))
+        with compute_in(self.config.precision, self.world):
+            return self.networks.loss(batch.to(self.world.device), step)
+
+    def _optimizer_step(self, losses: Losses, batch: Batch, step: int) -> dict[str, float]:
+        """Step where loss and gradients are finite on every process; returns what there is to say, averaged."""
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        student = self.networks.student
+        norms = {f"grad_norm_{name}": norm for name, norm in clip_gradients(student, self.config.optim.max_grad_norm)}
+        told: Mapping[str, Tensor | float] = {
+            "loss": losses.total,
+            **losses.terms,
+            **losses.monitors,
+            **norms,
+            "stop": float(self.stop.is_set()),
+            "undecodable": float(batch.num_undecodable),
+        }
+        numbers = mean_over_ranks(told, self.world.device)
+        finite = all(math.isfinite(numbers[name]) for name in ("loss", *norms))
+        step_if_finite(self.optimizer, finite=finite)
+        if finite:
+            self.networks.after_step(step)
+        self._count(batch, step, numbers, finite=finite)
+        return numbers
+
+    def _count(self, batch: Batch, step: int, numbers: Mapping[str, float], *, finite: bool) -> None:
+        self._undecodable += round(numbers["undecodable"] * self.world.size)
+        self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
+        if finite:
+            return
+        self._skipped += 1
+        told = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items() if not math.isfinite(value))
+        print(f"step {step + 1} skipped: {told}; images of process {self.world.rank}: {batch.keys}", file=sys.stderr)
+        if self._skipped_in_a_row >= self.config.optim.max_skipped_in_a_row:
+            newest = self.checkpoints.newest()
+            good = (
+                "there is no checkpoint yet" if newest is None else f"the last one is {self.checkpoints.path(newest)}"
+            )
+            raise NonFiniteLossError(
+                f"{self._skipped_in_a_row} steps in a row up to {step + 1} had a non-finite loss or gradient ({told}); "
+                f"weights are as before them, {good}. Lower optim.lr, lengthen optim.warmup_steps, or look at the "
+                "images named above."
+            )
+
+    def _scheduled(self, step: int) -> dict[str, float]:
+        return {
+            "lr": self.schedules.lr(step),
+            "weight_decay": self.schedules.weight_decay(step),
+            **self.networks.scheduled(step),
+            "skipped_steps": self._skipped,
+            "undecodable_images": self._undecodable,
+        }
+
+    def _maybe_save(self, step: int, stopping: bool) -> None:
+        if self.checkpoints.is_due(step) or stopping or step == self.config.num_steps:
+            self.checkpoints.save(step, self.networks, self.optimizer)
+        if step % self.config.checkpoint.export_every_steps == 0 and step < self.config.num_steps:
+            self._export(f"exports/teacher-{step:09d}.safetensors", step)
+
+    def _export(self, name: str, step: int) -> None:
+        path = str(Path(self.config.output_dir) / name)
+        export_teacher(path, self.networks, model=self.config.model, step=step, seed=self.config.seed, world=self.world)
+
+    @contextmanager
+    def _metrics(self, start: int) -> Iterator["MetricsLog | Silence"]:
+        if not self.world.is_main:
+            yield Silence()
+            return
+        config = self.config
+        log = MetricsLog(
+            config.output_dir,
+            config.metrics,
+            num_steps=config.num_steps,
+            start=start,
+            batch_images=config.data.batch_images,
+        )
+        (Path(config.output_dir) / "run.yaml").write_text(dump_config(config))
+        log.say(
+            f"{'resuming' if start else 'starting'} at step {start}/{config.num_steps} on {self.world.size} process(es)"
+        )
+        try:
+            yield log
+        finally:
+            log.close()
+
+
+class Silence:
+    """The metrics of a process that does not report."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+
+def build_networks(config: TrainConfig) -> Networks:
+    """Student and teacher with the initial weights that the config's seed decides; the backbone is drawn first."""
+    torch.manual_seed(config.seed)
+    networks = config.method.build(config.model, num_steps=config.num_steps)
+    for module in networks.modules():
+        if isinstance(module, Attention):
+            module.kernel = config.efficiency.attention
+    return networks
+
+
+def build_batches(config: TrainConfig, world: World) -> Batches:
+    """What this process trains on, by step."""
+    return Batches(
+        images=config.data.open(),
+        data=config.data,
+        augment=config.augment,
+        masks=config.method.masks,
+        grid=config.augment.global_pixels // config.model.patch_size,
+        group_images=config.method.group_images,
+        seed=config.seed,
+        rank=world.rank,
+        world_size=world.size,
+    )
+
+
+def identity(config: TrainConfig) -> dict[str, Any]:
+    """The settings that a run must keep from its first step to its last."""
+    kept = {name: value for name, value in plain_values(config).items() if name not in MAY_CHANGE}
+    return {**kept, "batch_images": config.data.batch_images}
+
+
+def timed(batches: Iterator[tuple[int, Batch]]) -> Iterator[tuple[int, Batch, float]]:
+    """The batches, each with the seconds that the loop waited for it."""
+    while True:
+        before = time.perf_counter()
+        item = next(batches, None)
+        if item is None:
+            return
+        yield *item, time.perf_counter() - before
+
+
+@contextmanager
+def stop_on_sigterm(stop: threading.Event) -> Iterator[None]:
+    """While the block runs, SIGTERM asks for a stop after the step at hand instead of ending the process."""
+
+    def request(signum: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    previous = signal.signal(signal.SIGTERM, request)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
