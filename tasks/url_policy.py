@@ -84,7 +84,9 @@ def url_policy(urls: Manifest, config: UrlPolicy, layout: Layout) -> Manifest:
             "another crawl."
         )
     sorted_files = [stage.path(entry.path) for outcome in buckets for entry in outcome.files]
-    cuts = [(path, group) for path, one in zip(sorted_files, buckets, strict=True) for group in range(one.facts["parts"])]
+    cuts = [
+        (path, group) for path, one in zip(sorted_files, buckets, strict=True) for group in range(one.facts["parts"])
+    ]
     outcomes = stage.map(cut_part, cuts)
     for path in spread + sorted_files:
         _remove(path)
@@ -94,7 +96,7 @@ def url_policy(urls: Manifest, config: UrlPolicy, layout: Layout) -> Manifest:
 def judge_part(part: str, out: str, *, config: UrlPolicy, num_buckets: int) -> Outcome:
     """One extract part → its rows with verdicts, split into buckets by id."""
     table = read_table(part)
-    reason, detail = judge_urls(table["url"], _rules(config))
+    reason, detail = judge_urls(table["url"], policy_rules(config))
     table = table.set_column(table.schema.get_field_index("drop"), SCHEMA.field("drop"), reason)
     table = table.set_column(table.schema.get_field_index("detail"), SCHEMA.field("detail"), detail)
     entry = write_groups(f"{out}.parquet", split_by_bucket(table, num_buckets), SCHEMA)
@@ -103,7 +105,8 @@ def judge_part(part: str, out: str, *, config: UrlPolicy, num_buckets: int) -> O
 
 
 @lru_cache(maxsize=4)
-def _rules(config: UrlPolicy) -> Rules:
+def policy_rules(config: UrlPolicy) -> Rules:
+    """The policy with its lists read; kept for the process."""
     return Rules(
         schemes=frozenset(config.schemes),
         ports=config.allowed_ports,
@@ -122,9 +125,7 @@ def deduplicate_bucket(part: int, out: str, *, judged: list[str], urls_per_part:
     groups = [table.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     entry = write_groups(f"{out}.parquet", groups, SCHEMA)
     drops = count_drops(table)
-    return Outcome(
-        table.num_rows, table.num_rows - sum(drops.values()), drops, (entry,), facts={"parts": len(groups)}
-    )
+    return Outcome(table.num_rows, table.num_rows - sum(drops.values()), drops, (entry,), facts={"parts": len(groups)})
 
 
 def mark_duplicates(table: pa.Table) -> pa.Table:
@@ -173,5 +174,3 @@ def _drops(outcomes: list[Outcome]) -> dict[str, int]:
 def _remove(path: str) -> None:
     filesystem, inner = url_to_fs(path)
     filesystem.rm_file(inner)
-
-

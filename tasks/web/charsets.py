@@ -1,4 +1,4 @@
-"""Bytes of a page → text as a browser reads it: BOM, then the HTTP header, then <meta>, then UTF-8, else windows-1252."""
+"""Bytes of a page → text as a browser reads it: BOM, HTTP header, <meta>, then UTF-8, else windows-1252."""
 
 import re
 
@@ -12,7 +12,9 @@ _CODECS: dict[str, str] = {
     **dict.fromkeys(("utf-8", "utf8", "unicode-1-1-utf-8"), "utf-8"),
     **dict.fromkeys(("utf-16", "utf-16le", "unicode"), "utf-16-le"),
     "utf-16be": "utf-16-be",
-    **dict.fromkeys(("iso-8859-1", "latin1", "l1", "ascii", "us-ascii", "windows-1252", "cp1252", "x-cp1252"), "cp1252"),
+    **dict.fromkeys(
+        ("iso-8859-1", "latin1", "l1", "ascii", "us-ascii", "windows-1252", "cp1252", "x-cp1252"), "cp1252"
+    ),
     **dict.fromkeys(("iso-8859-9", "latin5", "windows-1254", "cp1254"), "cp1254"),
     **{f"iso-8859-{n}": f"iso8859_{n}" for n in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)},
     **{f"{prefix}125{n}": f"cp125{n}" for n in (0, 1, 3, 5, 6, 7, 8) for prefix in ("windows-", "cp", "x-cp")},

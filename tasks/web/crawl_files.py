@@ -60,8 +60,8 @@ def _crawl_file(path: str) -> CrawlFile:
     kind = _kind(path.split("?")[0] if is_url(path) else path)
     if kind is None:
         raise MalformedCrawl(
-            f"{path}: its name does not say what it holds. Wanted: .warc or .wat (plain, .gz, .zst, .lz4), .html, a folder "
-            "of these, or a .paths listing."
+            f"{path}: its name does not say what it holds. Wanted: .warc or .wat (plain, .gz, .zst, .lz4), .html, "
+            "a folder of these, or a .paths listing."
         )
     return CrawlFile(path, kind)
 

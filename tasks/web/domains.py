@@ -1,4 +1,4 @@
-"""Domain lists: read from text in the formats people publish, matched by suffix on label boundaries, in 8 bytes a domain."""
+"""Domain lists in the formats people publish, matched by suffix on label boundaries, in 8 bytes a domain."""
 
 import hashlib
 import re
@@ -15,8 +15,12 @@ from tasks.web.urls import ascii_domain
 _DOMAIN = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*")
 _HOSTS_FILE = re.compile(r"(?:0\.0\.0\.0|127\.0\.0\.1|::1?|fe80::\S*|ff0\S*::\S*|255\.255\.255\.255)\s+")
 _HOSTS_FILE_NAMES = frozenset(
-    "localhost localhost.localdomain local broadcasthost ip6-localhost ip6-loopback ip6-localnet ip6-mcastprefix "
-    "ip6-allnodes ip6-allrouters ip6-allhosts 0.0.0.0".split()
+    {"localhost", "localhost.localdomain", "local", "broadcasthost"}
+    | {
+        f"ip6-{name}"
+        for name in ("localhost", "loopback", "localnet", "mcastprefix", "allnodes", "allrouters", "allhosts")
+    }
+    | {"0.0.0.0"}  # noqa: S104  (such lists map it to itself)
 )
 
 

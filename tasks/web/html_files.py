@@ -48,6 +48,6 @@ def _read_index(path: str) -> dict[str, tuple[str, str | None]]:
         return {row["file"]: (row["url"], row.get("date") or None) for row in rows}
     except (KeyError, UnicodeDecodeError, csv.Error) as error:
         raise MalformedCrawl(
-            f"{path} is no index of pages ({type(error).__name__}: {error}). It must be UTF-8 CSV with a header and the "
-            "columns file,url (and date, if known)."
+            f"{path} is no index of pages ({type(error).__name__}: {error}). It must be UTF-8 CSV with a header and "
+            "the columns file,url (and date, if known)."
         ) from error

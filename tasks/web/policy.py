@@ -24,7 +24,9 @@ REASONS = (
 _CODE = {reason: code for code, reason in enumerate(REASONS)}
 _KEPT = -1
 # Of a canonical URL: nothing here parses, it only cuts. What does not look canonical is malformed.
-_CUT = r"^(?P<scheme>[a-z][a-z0-9+.\-]*):(?://(?P<host>\[[0-9a-f:]+\]|[^/?#\[\]@:]*)(?P<port>:[0-9]*)?(?P<path>$|[/?].*))?"
+_CUT = (
+    r"^(?P<scheme>[a-z][a-z0-9+.\-]*):(?://(?P<host>\[[0-9a-f:]+\]|[^/?#\[\]@:]*)(?P<port>:[0-9]*)?(?P<path>$|[/?].*))?"
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ def judge_urls(urls: pa.ChunkedArray, rules: Rules) -> tuple[pa.Array, pa.Array]
     urls = urls.combine_chunks() if isinstance(urls, pa.ChunkedArray) else urls
     parts = pc.extract_regex(urls, _CUT)
     # A regex's unmatched group is an empty string; a URL that matches nothing is null, which "" makes malformed.
-    scheme, host, port, path = (pc.struct_field(parts, name).fill_null("") for name in ("scheme", "host", "port", "path"))
+    scheme, host, port, path = (
+        pc.struct_field(parts, name).fill_null("") for name in ("scheme", "host", "port", "path")
+    )
     host_codes, host_details = _judge_hosts(host, path, rules)
     codes = np.full(len(urls), _KEPT, np.int8)
     tests: list[tuple[str, NDArray[np.bool_]]] = [
@@ -94,9 +98,7 @@ def _judge_hosts(host: pa.Array, path: pa.Array, rules: Rules) -> tuple[NDArray[
 
 def judge_hosts(hosts: Sequence[str], rules: Rules) -> list[tuple[int, str | None]]:
     """(code into REASONS or -1, detail) of each distinct host."""
-    blocked, allowed, opted_out = (
-        domains.match(hosts) for domains in (rules.blocked, rules.allowed, rules.opted_out)
-    )
+    blocked, allowed, opted_out = (domains.match(hosts) for domains in (rules.blocked, rules.allowed, rules.opted_out))
     anything = not len(rules.allowed)
     verdicts: list[tuple[int, str | None]] = []
     for host, block, allow, opt_out in zip(hosts, blocked, allowed, opted_out, strict=True):

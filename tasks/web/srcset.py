@@ -23,7 +23,7 @@ def parse_srcset(srcset: str) -> list[Candidate]:
     candidates: list[Candidate] = []
     at = 0
     while True:
-        at = _START.match(srcset, at).end()  # type: ignore[union-attr]  # matches the empty string at least
+        at = _end(_START, srcset, at)
         found = _URL.match(srcset, at)
         if found is None:
             return candidates
@@ -31,12 +31,17 @@ def parse_srcset(srcset: str) -> list[Candidate]:
         if url.endswith(","):
             url = url.rstrip(",")
         else:
-            rest = _DESCRIPTORS.match(srcset, at)
-            assert rest is not None  # it matches the empty string
-            descriptors, at = rest[0], rest.end()
+            start, at = at, _end(_DESCRIPTORS, srcset, at)
+            descriptors = srcset[start:at]
         candidate = _candidate(url, descriptors.split())
         if candidate is not None:
             candidates.append(candidate)
+
+
+def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    """Where a match that starts at `at` ends; `at` without one."""
+    match = pattern.match(text, at)
+    return match.end() if match else at
 
 
 def _candidate(url: str, descriptors: list[str]) -> Candidate | None:

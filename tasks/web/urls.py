@@ -1,6 +1,7 @@
 """One name per URL: WHATWG canonical form (by ada-url, the parser of Node.js), ids, registered domains."""
 
 import hashlib
+import re
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -12,6 +13,10 @@ MAX_STORED_CHARS = 4096
 _DATA_CHARS = 64
 _ID_CHARS = 24
 _STRIPPED = "".join(map(chr, range(0x21)))  # C0 controls and space, as the URL standard strips them
+
+_CANONICAL = re.compile(
+    r"(?P<origin>(?P<scheme>https?)://(?P<host>\[[0-9a-f:]+\]|[^/?#\[\]@:\s]+)(?::\d+)?)(?P<target>/[^#\s]*)"
+)
 
 
 class UrlName(NamedTuple):
@@ -52,6 +57,23 @@ def name_url(raw: str, base: str | None = None) -> UrlName:
     if url is None:
         return UrlName(url_id(f"unparsable {raw}"), None, _cut(raw, MAX_STORED_CHARS))
     return UrlName(url_id(url), _cut(url, MAX_STORED_CHARS), None if raw == url else _cut(raw, MAX_STORED_CHARS))
+
+
+class UrlParts(NamedTuple):
+    """A canonical http(s) URL, cut: `origin` is scheme, host and port; `target` is path and query."""
+
+    scheme: str
+    host: str
+    origin: str
+    target: str
+
+
+def split_url(url: str) -> UrlParts:
+    """Parts of a canonical URL. Raises ValueError when it is not a canonical http(s) URL."""
+    match = _CANONICAL.fullmatch(url)
+    if match is None:
+        raise ValueError(f"not a canonical http(s) URL: {url[:200]!r}")
+    return UrlParts(match["scheme"], match["host"], match["origin"], match["target"])
 
 
 def url_id(url: str) -> str:

@@ -43,8 +43,8 @@ def read_records(file: IO[bytes], tally: Tally) -> Iterator[WarcRecord]:
             file.seek(start)
     if not seen_any:
         raise MalformedCrawl(
-            f"{tally.file} holds no WARC record that can be read. Check that it is a WARC or WAT file (.warc, .warc.gz, "
-            ".wat.gz), downloaded whole, and remove it from `crawl` if it is not."
+            f"{tally.file} holds no WARC record that can be read. Check that it is a WARC or WAT file (.warc, "
+            ".warc.gz, .wat.gz), downloaded whole, and remove it from `crawl` if it is not."
         )
 
 
@@ -55,9 +55,7 @@ def _first_magic(file: IO[bytes], name: str) -> bytes:
         if head.startswith(magic):
             return magic
     what = f"starts with {head!r}" if head else "is empty"
-    raise MalformedCrawl(
-        f"{name} is no WARC file: it {what}. Fetch it again, or remove it from `crawl`."
-    )
+    raise MalformedCrawl(f"{name} is no WARC file: it {what}. Fetch it again, or remove it from `crawl`.")
 
 
 def _find(file: IO[bytes], magic: bytes, start: int) -> int | None:
