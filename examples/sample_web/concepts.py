@@ -66,7 +66,8 @@ def _develop(rng: np.random.Generator, painting: Painting) -> Painting:
     height, width = painting.shape[:2]
     light = noise(rng, width, height, cells=rng.uniform(1, 2.5), octaves=2)
     painting = painting * (1 - rng.uniform(0.1, 0.6) * light)[..., None] * np.float32(rng.uniform(1.1, 1.4))
-    painting = np.clip(painting, 0, 1) ** np.float32(rng.uniform(0.75, 1.25))
+    curve = (np.arange(256, dtype=np.float32) / 255) ** np.float32(rng.uniform(0.75, 1.25))
+    painting = curve.take(np.asarray(to_image(painting)))
     painting = painting * rng.uniform(0.88, 1.0, 3).astype(np.float32)
-    grain = rng.standard_normal((height, width, 1), np.float32) * np.float32(rng.uniform(0.003, 0.02))
-    return (painting + grain).astype(np.float32)
+    painting += rng.standard_normal((height, width, 1), np.float32) * np.float32(rng.uniform(0.003, 0.02))
+    return painting

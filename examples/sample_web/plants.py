@@ -97,7 +97,7 @@ def _text(image: Image.Image, drawn: Mapping[str, float], rng: np.random.Generat
     draw = ImageDraw.Draw(image)
     tall = max(10, round(drawn["share_of_height"] * image.height))
     font = ImageFont.load_default(size=tall)
-    for line in range(round(drawn["lines"])):
+    for _ in range(round(drawn["lines"])):
         caption = _CAPTIONS[int(rng.integers(len(_CAPTIONS)))]
         room = max(1, image.width - round(draw.textlength(caption, font=font)))
         place = (int(rng.integers(room)), int(rng.integers(max(1, image.height - 2 * tall))))

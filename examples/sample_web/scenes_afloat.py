@@ -16,7 +16,6 @@ from examples.sample_web.canvas import (
     noise,
     paint,
     pick,
-    polygon,
     rgb8,
     ridge,
     shade,
