@@ -1,15 +1,11 @@
 """A training run on one page: composes the parts' configs, reads them from YAML, and checks what spans parts."""
 
-import difflib
-import types
-import typing
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 
 from ssl_train.checkpoint import Checkpointing
 from ssl_train.data.augment import MultiCrop
@@ -21,6 +17,7 @@ from ssl_train.models import Model, Vit
 from ssl_train.ops.attention import Kernel
 from ssl_train.optim import Optim
 from ssl_train.parallel import Precision
+from ssl_train.settings import as_plain, as_yaml, nearest, parse_settings, read_settings
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -71,32 +68,21 @@ class TrainConfig:
     """What may change the speed and never the results."""
 
 
-_ADAPTER = TypeAdapter(TrainConfig)
-
-
-def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
+def load_config(source: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """The run in a YAML file, or of a recipe's name, with `key.of.setting=value` overrides (values are YAML).
 
     Raises ConfigError for an unknown file, key or value.
     """
-    if not path.endswith((".yaml", ".yml")):
-        return load_recipe(path, overrides)
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}. Give a YAML file or one of {recipes()}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no settings: a YAML mapping is wanted (see {RECIPES}).")
-    return parse_config(_overridden(content, overrides))
+    if source.endswith((".yaml", ".yml")):
+        return read_settings(TrainConfig, source, overrides)
+    return load_recipe(source, overrides)
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """A recipe of this package by name. Raises ConfigError when there is none of that name."""
     if name not in recipes():
-        raise ConfigError(f"no recipe {name!r}{_nearest(name, recipes())}. There are: {', '.join(recipes())}.")
-    return load_config(str(RECIPES / f"{name}.yaml"), overrides)
+        raise ConfigError(f"no recipe {name!r}{nearest(name, recipes())}. There are: {', '.join(recipes())}.")
+    return read_settings(TrainConfig, str(RECIPES / f"{name}.yaml"), overrides)
 
 
 def recipes() -> list[str]:
@@ -106,22 +92,17 @@ def recipes() -> list[str]:
 
 def parse_config(content: Mapping[str, Any]) -> TrainConfig:
     """Settings as plain values to a config. Raises ConfigError naming each wrong key and the nearest valid one."""
-    try:
-        return _ADAPTER.validate_python(content)
-    except ValidationError as error:
-        complaints = [_complaint(entry["loc"], entry["msg"], entry["type"]) for entry in error.errors()]
-        raise ConfigError("; ".join(complaints)) from None
+    return parse_settings(TrainConfig, content)
 
 
 def plain_values(config: TrainConfig) -> dict[str, Any]:
     """The config as values that JSON and YAML can hold."""
-    values: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
-    return values
+    return as_plain(config)
 
 
 def dump_config(config: TrainConfig) -> str:
     """The config as YAML that `load_config` reads back."""
-    return yaml.safe_dump(plain_values(config), sort_keys=False)
+    return as_yaml(config)
 
 
 def check_config(config: TrainConfig, world_size: int) -> None:
@@ -147,47 +128,3 @@ def check_config(config: TrainConfig, world_size: int) -> None:
     broken = [message for message, is_broken in rules.items() if is_broken]
     if broken:
         raise ConfigError("; ".join(broken))
-
-
-def _overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"{override!r} is no override: write key=value, for instance optim.lr=1e-3")
-        *parents, last = key.split(".")
-        place = content
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise ConfigError(f"{override!r} goes into {parent!r}, which is a plain value in the file")
-        place[last] = yaml.safe_load(value)
-    return content
-
-
-def _complaint(loc: tuple[int | str, ...], message: str, kind: str) -> str:
-    # Unions put their members' names between the keys; those are no keys of the file.
-    keys = [str(part) for part in loc if not (isinstance(part, str) and part[:1].isupper())]
-    if kind not in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{'.'.join(keys)}: {message}"
-    *parents, unknown = keys
-    where = f" in {'.'.join(parents)!r}" if parents else ""
-    return f"unknown key {unknown!r}{where}{_nearest(unknown, _valid_keys(parents))}"
-
-
-def _valid_keys(parents: Sequence[str]) -> list[str]:
-    kind: Any = TrainConfig
-    for parent in parents:
-        kind = next((_dataclass_in(entry.type) for entry in fields(kind) if entry.name == parent), None)
-        if kind is None:
-            return []
-    return [entry.name for entry in fields(kind)]
-
-
-def _dataclass_in(annotation: Any) -> Any:
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    return next((option for option in options if is_dataclass(option)), None)
-
-
-def _nearest(word: str, choices: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""

@@ -1,5 +1,6 @@
 """Sharding over processes by FSDP2, and the precision of the computation."""
 
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -24,6 +25,8 @@ def shard(networks: Iterable[nn.ModuleDict], world: World, precision: Precision)
     """
     if world.size == 1:
         return
+    # A backbone's outputs are views of its packed tokens; nobody changes them in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(world.device.type, (world.size,))
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     policy = half if precision == "bf16" else MixedPrecisionPolicy()

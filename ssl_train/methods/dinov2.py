@@ -135,6 +135,7 @@ class DinoV2Networks(nn.Module):
             terms["koleo"] = config.koleo_weight * torch.stack(spread).sum()
         return Losses(torch.stack(list(terms.values())).sum(), terms, _monitor(cls_targets))
 
+    @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Move the teacher towards the student and let the step's logits into the centres."""
         weight = 1 - self.momentum(step)

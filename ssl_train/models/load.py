@@ -5,6 +5,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import NamedTuple
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -25,6 +26,14 @@ _PREFIXES = ("module.", "_orig_mod.", "teacher.", "backbone.", "module.")
 _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")
 
 
+class Loaded(NamedTuple):
+    """A backbone from a file, its architecture, and what else the file says of itself."""
+
+    network: VisionTransformer
+    model: Vit
+    metadata: Mapping[str, str]
+
+
 def load_backbone(path: str, sha256: str | None = None, *, model: Vit | None = None) -> VisionTransformer:
     """The backbone in `path` (.safetensors or .pth; a local path, or a URL with its `sha256`), in eval mode.
 
@@ -32,14 +41,18 @@ def load_backbone(path: str, sha256: str | None = None, *, model: Vit | None = N
     A .pth is read without running code from it. Raises CheckpointError when the file is missing, of no known kind or
     of another architecture, and storage's ChecksumMismatch when its bytes are others.
     """
-    local = _local_copy(path, sha256)
-    state, embedded = _read(local, path)
+    return read_backbone(path, sha256, model=model).network
+
+
+def read_backbone(path: str, sha256: str | None = None, *, model: Vit | None = None) -> Loaded:
+    """`load_backbone`, with the architecture that was found and the file's metadata."""
+    state, metadata = _read(_local_copy(path, sha256), path)
     state = plain_names(state)
-    model = model or embedded or infer_vit(state, path)
+    model = model or _embedded_model(metadata, path) or infer_vit(state, path)
     with torch.device("meta"):  # no time spent on initial weights that are replaced at once
         network = model.build()
     _load_strictly(network, state, path)
-    return network.eval()
+    return Loaded(network.eval(), model, metadata)
 
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -87,14 +100,6 @@ def describe(model: Vit) -> dict[str, str]:
     return {"format": "pt", MODEL_KEY: json.dumps(asdict(model), sort_keys=True)}
 
 
-def read_metadata(path: str) -> dict[str, str]:
-    """What a local .safetensors file says of itself; nothing for other files."""
-    if not path.endswith(".safetensors"):
-        return {}
-    with safe_open(path, framework="pt") as file:
-        return file.metadata() or {}
-
-
 def _local_copy(path: str, sha256: str | None) -> str:
     if sha256:
         return fetch_verified(path, sha256)
@@ -107,7 +112,7 @@ def _local_copy(path: str, sha256: str | None) -> str:
     return path
 
 
-def _read(local: str, name: str) -> tuple[dict[str, Tensor], Vit | None]:
+def _read(local: str, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     if name.endswith(".safetensors"):
         return _read_safetensors(local, name)
     try:
@@ -122,23 +127,26 @@ def _read(local: str, name: str) -> tuple[dict[str, Tensor], Vit | None]:
             content = content[envelope]
     if not isinstance(content, dict):
         raise CheckpointError(f"{name} holds a {type(content).__name__}, not a dictionary of tensors.")
-    return {key: tensor for key, tensor in content.items() if isinstance(tensor, Tensor)}, None
+    return {key: tensor for key, tensor in content.items() if isinstance(tensor, Tensor)}, {}
 
 
-def _read_safetensors(local: str, name: str) -> tuple[dict[str, Tensor], Vit | None]:
+def _read_safetensors(local: str, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(local, framework="pt") as file:
-            metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the handle is no mapping)
+            return state, file.metadata() or {}
     except SafetensorError as error:
         size, checksum = file_sha256(local)
         raise CheckpointError(
             f"{name} ({size} bytes, SHA-256 {checksum}) is no whole .safetensors file: {error}. Fetch it again."
         ) from error
+
+
+def _embedded_model(metadata: Mapping[str, str], name: str) -> Vit | None:
     if MODEL_KEY not in metadata:
-        return state, None
+        return None
     try:
-        return state, TypeAdapter(Vit).validate_json(metadata[MODEL_KEY])
+        return TypeAdapter(Vit).validate_json(metadata[MODEL_KEY])
     except ValidationError as error:
         raise CheckpointError(
             f"{name} was exported by a version whose `model` this one does not know: {error}. Pass `model` explicitly."

@@ -1,0 +1,1 @@
+"""What a frozen backbone is worth: scores on labelled images."""
