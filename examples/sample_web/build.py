@@ -87,7 +87,7 @@ def build_sample_web(
     """Make the web in `directory`, or take what is there if it was made whole with the same seed, sizes and version.
 
     The same arguments give the same bytes, whatever `workers` is (None: two processes for a large web, none for a
-    small one). Another or a half-made sample web in the folder is replaced; files of others in the folder are not touched.
+    small one). Another or a half-made sample web in the folder is replaced; files of others in it are not touched.
     Raises FileExistsError when the folder holds entries of the same names that this function did not make, and
     ValueError for sizes that cannot hold every planted case.
     """

@@ -105,11 +105,16 @@ def gradient(width: int, height: int, stops: Sequence[tuple[float, Colour]], *, 
 
 def paint(painting: Painting, colour: Colour | Painting, mask: Field) -> Painting:
     """`colour` laid over the painting where the mask is 1; a new painting."""
-    painting = painting.astype(np.float32, copy=False)
-    change = np.asarray(colour, np.float32) - painting
-    change *= mask.astype(np.float32, copy=False)[..., None]
-    change += painting
-    return change
+    rows = np.flatnonzero(mask.any(axis=1))
+    painted = painting.astype(np.float32)
+    if rows.size == 0:
+        return painted
+    part = slice(int(rows[0]), int(rows[-1]) + 1)  # most masks leave much of the picture alone
+    whole = np.broadcast_to(np.asarray(colour, np.float32), painted.shape)
+    change = whole[part] - painted[part]
+    change *= mask[part].astype(np.float32, copy=False)[..., None]
+    painted[part] += change
+    return painted
 
 
 def glow(painting: Painting, centre: tuple[float, float], radius: float, colour: Colour, strength: float) -> Painting:

@@ -31,8 +31,8 @@ _PAINTERS: Mapping[str, Painter] = MappingProxyType(
 
 CONCEPTS: tuple[str, ...] = tuple(_PAINTERS)
 
-_OVERSAMPLING = 1.25  # painted larger than taken: shapes are drawn without antialiasing
-_MARGIN = 1.12  # and with a rim, so that the camera can roll without showing the paper's edge
+_OVERSAMPLING = 1.15  # painted larger than taken: shapes are drawn without antialiasing
+_MARGIN = 1.1  # and with a rim, so that the camera can roll without showing the paper's edge
 
 
 def render_scene(concept: str, seed: int, size: tuple[int, int]) -> Pixels:
@@ -50,7 +50,7 @@ def render_scene(concept: str, seed: int, size: tuple[int, int]) -> Pixels:
 
 def _photograph(rng: np.random.Generator, scene: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Roll and mirror the camera, light the scene unevenly, expose and grade it, add grain."""
-    turn = math.radians(float(np.clip(rng.normal(0, 3.0), -6, 6)))
+    turn = math.radians(float(np.clip(rng.normal(0, 3.0), -4, 4)))
     zoom = scene.width / _MARGIN / size[0]
     along, across = zoom * math.cos(turn), zoom * math.sin(turn)
     left = scene.width / 2 - along * size[0] / 2 - across * size[1] / 2
@@ -66,7 +66,7 @@ def _develop(rng: np.random.Generator, painting: Painting) -> Painting:
     height, width = painting.shape[:2]
     light = noise(rng, width, height, cells=rng.uniform(1, 2.5), octaves=2)
     painting = painting * (1 - rng.uniform(0.1, 0.6) * light)[..., None] * np.float32(rng.uniform(1.1, 1.4))
-    curve = (np.arange(256, dtype=np.float32) / 255) ** np.float32(rng.uniform(0.75, 1.25))
+    curve = np.asarray(np.linspace(0, 1, 256) ** rng.uniform(0.75, 1.25), np.float32)
     painting = curve.take(np.asarray(to_image(painting)))
     painting = painting * rng.uniform(0.88, 1.0, 3).astype(np.float32)
     painting += rng.standard_normal((height, width, 1), np.float32) * np.float32(rng.uniform(0.003, 0.02))

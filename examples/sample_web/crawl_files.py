@@ -111,7 +111,7 @@ def write_crawl(folder: Path, pages: Sequence[Page], lost: Page, *, files: int =
         for position, page in enumerate(mine):
             if position in damaged:
                 warc.append(damaged_member(lost))
-                wat.append(_member(_metadata(lost).replace(b'"Envelope":{', b'"Envelope":{{', 1)))
+                wat.append(_member(_metadata(lost).replace(b'"Envelope":{', b'"Envelope":[', 1)))
             warc += [_member(_robots_record(page)), _member(_response(page))]
             wat.append(_member(_metadata(page)))
         (folder / f"sample-{number:05d}.warc.gz").write_bytes(b"".join(warc))

@@ -2,6 +2,7 @@
 
 import html
 import posixpath
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
@@ -158,11 +159,14 @@ def _links(figure: Figure, written: tuple[str, ...], alt: str) -> list[Link]:
 
 
 def references(pages: Sequence[Page]) -> dict[str, int]:
-    """How often pages name each URL as planned (spelled or not); the placeholder once for every lazy image."""
-    counts: dict[str, int] = {}
+    """How often pages name each URL, by the URL as planned (spelled or not), in whatever attribute."""
+    counts: Counter[str] = Counter()
     for page in pages:
         for figure in page.figures:
-            lazy = [PLACEHOLDER] if figure.markup == "lazy" else []
-            for url in [*figure.urls, *lazy]:
-                counts[url] = counts.get(url, 0) + 1
-    return counts
+            counts.update(figure.urls)
+            match figure.markup:
+                case "lazy":
+                    counts[PLACEHOLDER] += 1
+                case "lazy_noscript" | "srcset":  # named twice: lazily and without script, as src and as a candidate
+                    counts[figure.urls[0]] += 1
+    return dict(counts)

@@ -158,7 +158,7 @@ def plan_faces(planner: Planner) -> None:
     """Scenes with one or more heads pasted on, faces from 24 to 160 pixels tall, and the portrait they come from."""
     heights = (48, 160, 24, 96, 64, 128, 32, 112, 40, 80)
     for number in range(planner.count(40, 6)):
-        size = ((480, 360), (400, 400), (360, 480), (440, 330))[number % 4]
+        size = ((480, 360), (400, 400), (360, 480), (460, 350))[number % 4]
         faces: tuple[int, ...] = (heights[number % len(heights)],)
         if number % 5 == 4:
             faces = (faces[0], 56, 36)[: 2 + number % 2]

@@ -1,6 +1,7 @@
 """`truth.parquet`: for every image URL of the sample web, what it is and where a run may end with it."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -38,15 +39,17 @@ def truth_table(
     made: Mapping[str, Made],
 ) -> pa.Table:
     """The truth as a table, sorted by URL. Raises ValueError when two resources have one canonical URL."""
-    in_wat = _urls_in_wat(figures)
+    in_wat = {_named(url) for url in _urls_in_wat(figures)}
+    counts: Counter[str] = Counter()
+    for written, count in references.items():
+        counts[_named(written)] += count
     rows = {}
     for resource in resources:
         image = made.get(resource.url)
         faces = image.faces if image is not None else ()
-        name = name_url(resource.url)
-        url = name.url or name.raw
-        if url is None or url in rows:
-            raise ValueError(f"{resource.case}: {resource.url!r} is planned twice, or has no name")
+        url = _named(resource.url)
+        if url in rows or not counts[url]:
+            raise ValueError(f"{resource.case}: {resource.url!r} is planned twice, or stands in no page")
         rows[url] = {
             "url": url,
             "case": resource.case,
@@ -54,8 +57,8 @@ def truth_table(
             "group": resource.group,
             "tainted": resource.tainted,
             "allowed": list(resource.allowed),
-            "references": references[resource.url],
-            "in_wat": resource.url in in_wat,
+            "references": counts[url],
+            "in_wat": url in in_wat,
             "width": image.width if image is not None else 0,
             "height": image.height if image is not None else 0,
             "num_faces": len(faces),
@@ -63,6 +66,12 @@ def truth_table(
             "must_retrieve": None,
         }
     return pa.Table.from_pylist([rows[url] for url in sorted(rows)], schema=TRUTH_SCHEMA)
+
+
+def _named(written: str) -> str:
+    """A URL as a run's tables name it: canonical, cut if it is very long, as written if it is no URL."""
+    name = name_url(written)
+    return name.url or name.raw or ""
 
 
 def _urls_in_wat(figures: Sequence[Figure]) -> set[str]:
