@@ -1,6 +1,6 @@
 """Why is an image in, or why not: every stage one URL or id went through, with the verdict and the number behind it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,35 +77,36 @@ def _url_of(record: str, chain: Mapping[str, Manifest]) -> str | None:
 
 
 def outcomes(chain: Mapping[str, Manifest], *, until: str) -> pa.Table:
-    """Where every URL ended: columns url, stage, reason; survivors of stage `until` have stage "kept", reason "".
+    """What became of every record of the web: columns url, stage, reason.
 
-    Reads all tables of the run into memory (about 200 bytes a record and stage): for checks of small runs.
+    A row for every row that a stage dropped, and one with stage "kept" and reason "" for every image that survives the
+    stage `until`. Where a URL could not be made canonical, it is as the page had it. Reads the tables of the run into
+    memory (about 200 bytes a row): for checks of small runs.
     """
-    ended: dict[str, tuple[str, str]] = {}
-    for manifest in _up_to(chain.values(), until):
-        for row in _verdicts(manifest):
-            if row["drop"] is None:
-                ended[row["url"]] = ("kept", "")
-            elif row["url"] not in ended or manifest.stage not in ("extract", "url_policy"):
-                ended[row["url"]] = (manifest.stage, row["drop"])
-    columns = {
-        "url": list(ended),
-        "stage": [stage for stage, _ in ended.values()],
-        "reason": [reason for _, reason in ended.values()],
-    }
-    return pa.table(columns, schema=pa.schema([("url", pa.string()), ("stage", pa.string()), ("reason", pa.string())]))
-
-
-def _up_to(manifests: Iterable[Manifest], until: str) -> Iterator[Manifest]:
-    for manifest in manifests:
-        yield manifest
+    tables = []
+    for manifest in chain.values():
+        for path in manifest.paths(".parquet"):
+            table = _web_rows(read_table(path))
+            if table is not None:
+                dropped = table.filter(pc.is_valid(table["drop"]))
+                tables.append(_outcome(dropped, manifest.stage, dropped["drop"]))
+                if manifest.stage == until:
+                    survivors = table.filter(pc.is_null(table["drop"]))
+                    tables.append(_outcome(survivors, "kept", pa.repeat("", survivors.num_rows)))
         if manifest.stage == until:
-            return
+            break
+    return pa.concat_tables(tables)
 
 
-def _verdicts(manifest: Manifest) -> Iterator[dict[str, Any]]:
-    for path in manifest.paths(".parquet"):
-        table = read_table(path)
-        if {"url", "drop"} <= set(table.column_names):
-            web = table.filter(pc.invert(pc.starts_with(table["url"], "collection://")))
-            yield from web.select(["url", "drop"]).to_pylist()
+def _web_rows(table: pa.Table) -> pa.Table | None:
+    """Rows about web images; None for tables that hold no verdicts about URLs."""
+    if not {"url", "drop"} <= set(table.column_names):
+        return None
+    if "raw_url" in table.column_names:
+        table = table.set_column(table.column_names.index("url"), "url", pc.coalesce(table["url"], table["raw_url"]))
+    return table.filter(pc.invert(pc.starts_with(table["url"], "collection://")))
+
+
+def _outcome(table: pa.Table, stage: str, reason: pa.Array) -> pa.Table:
+    columns = {"url": table["url"], "stage": pa.repeat(stage, table.num_rows), "reason": reason}
+    return pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns]))
