@@ -1,0 +1,10 @@
+"""PLUG image filters: one file each; this union is the registry, the schema and the form in the UI."""
+
+from tasks.filters.base import BuiltFilter, FilterUnavailable, Finding, Picture
+from tasks.filters.faces import Faces
+from tasks.filters.geometry import Geometry
+from tasks.filters.nsfw import Nsfw
+
+Filter = Geometry | Nsfw | Faces
+
+__all__ = ["BuiltFilter", "Faces", "Filter", "FilterUnavailable", "Finding", "Geometry", "Nsfw", "Picture"]
