@@ -18,6 +18,7 @@ from ssl_train.ops.attention import Kernel
 from ssl_train.optim import Optim
 from ssl_train.parallel import Precision
 from ssl_train.settings import as_plain, as_yaml, nearest, parse_settings, read_settings
+from storage.filesystem import is_url
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -112,6 +113,7 @@ def check_config(config: TrainConfig, world_size: int) -> None:
     group = method.group_images or share
     rules = {
         "output_dir is empty: give the folder in which the run shall live": not config.output_dir,
+        f"output_dir = {config.output_dir} must be a local or mounted folder": is_url(config.output_dir),
         "give either data.shards (tars) or data.folder (images), not both or none": bool(data.shards)
         == (data.folder is not None),
         f"data.batch_images = {data.batch_images} cannot be shared equally by {world_size} processes": data.batch_images

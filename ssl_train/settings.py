@@ -74,7 +74,7 @@ def overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, A
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A remark on the choice that `word` may have meant; nothing when none is near."""
-    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
@@ -93,7 +93,8 @@ def _complaint(kind: Any, loc: tuple[int | str, ...], message: str, fault: str) 
         return f"{'.'.join(keys) or 'settings'}: {message}"
     *parents, unknown = keys
     where = f" in {'.'.join(parents)!r}" if parents else ""
-    return f"unknown key {unknown!r}{where}{nearest(unknown, _valid_keys(kind, parents))}"
+    valid = _valid_keys(kind, parents)
+    return f"unknown key {unknown!r}{where}{nearest(unknown, valid)}; valid keys: {', '.join(valid)}"
 
 
 def _valid_keys(kind: Any, parents: Sequence[str]) -> list[str]:

@@ -6,13 +6,16 @@
 Exit codes: 0 finished, or stopped by SIGTERM with a checkpoint saved; 2 a mistake that the message explains.
 """
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
-from ssl_train.config import load_config, recipes
+from ssl_train.config import check_config, load_config, recipes
 from ssl_train.distributed import join_world
 from ssl_train.errors import TrainError
-from ssl_train.trainer import Trainer, stop_on_sigterm
+from ssl_train.process import die_with_torchrun, sole_owner, stop_on_sigterm
+from ssl_train.trainer import Trainer
 from storage.errors import StorageError
 
 USAGE = f"""usage: python -m ssl_train.train CONFIG [key=value ...]
@@ -26,7 +29,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     try:
         config = load_config(arguments[0], arguments[1:])
-        with join_world() as world:
+        check_config(config, int(os.environ.get("WORLD_SIZE", 1)))
+        die_with_torchrun()
+        with join_world() as world, sole_owner(config.output_dir) if world.is_main else nullcontext():
             trainer = Trainer(config, world)
             with stop_on_sigterm(trainer.stop):
                 trainer.run()

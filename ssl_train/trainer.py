@@ -1,14 +1,12 @@
 """A run: networks, data and optimizer put together, and the loop over steps."""
 
 import math
-import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -217,17 +215,3 @@ def timed(batches: Iterator[tuple[int, Batch]]) -> Iterator[tuple[int, Batch, fl
         if item is None:
             return
         yield *item, time.perf_counter() - before
-
-
-@contextmanager
-def stop_on_sigterm(stop: threading.Event) -> Iterator[None]:
-    """While the block runs, SIGTERM asks for a stop after the step at hand instead of ending the process."""
-
-    def request(signum: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    previous = signal.signal(signal.SIGTERM, request)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
