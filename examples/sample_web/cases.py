@@ -76,7 +76,7 @@ _SERVED = (
     Special("avif", 10, 1, KEPT, "avif"),
     Special("bmp", 1, 1, KEPT, "bmp"),
     Special("tiff", 1, 1, KEPT, "tiff"),
-    Special("truncated_jpeg", 5, 1, ("download:undecodable",), "truncated_jpeg"),
+    Special("truncated_jpeg", 5, 1, ("download:truncated", "download:undecodable"), "truncated_jpeg"),
     Special("html_as_jpeg", 4, 1, ("download:not_an_image",), "html"),
     Special("garbage", 2, 1, ("download:not_an_image",), "garbage"),
     Special("empty_body", 3, 1, ("download:empty_body",), "empty"),

@@ -49,6 +49,8 @@ _CROPS: Mapping[str, tuple[str, str, Box]] = MappingProxyType(
 
 PHOTOGRAPHS: tuple[str, ...] = tuple(_CROPS)
 
+_TEXTURES = frozenset({"bricks", "grass", "gravel", "moon_a", "moon_b", "deep_field_a", "deep_field_b"})
+
 _PORTRAIT = ("skimage", "data/astronaut.png")
 _HEAD: Box = (138, 8, 310, 236)  # the head with hair and collar
 _FACE: Box = (179, 78, 269, 186)  # the face in it, forehead to chin
@@ -65,11 +67,11 @@ def _open(package: str, path: str) -> Image.Image:
         return image.convert("RGB")
 
 
-def aspect_of(name: str) -> float:
-    """Longer side over shorter side of a crop."""
+def bears_copies(name: str) -> bool:
+    """Whether a crop of a crop is still that picture: not of even textures, nor of long narrow strips."""
     left, top, right, bottom = _CROPS[name][2]
     sides = (right - left, bottom - top)
-    return max(sides) / min(sides)
+    return name not in _TEXTURES and max(sides) <= 1.6 * min(sides)
 
 
 def load_photograph(name: str, longer_side: int) -> Pixels:

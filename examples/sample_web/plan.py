@@ -10,7 +10,7 @@ from examples.sample_web.canvas import generator
 from examples.sample_web.cases import KEPT, PLAIN, SPECIALS, Answer, Special
 from examples.sample_web.concepts import CONCEPTS
 from examples.sample_web.hosts import CONTENT_HOSTS, FILE_HOSTS, PAGE_HOSTS, url_of
-from examples.sample_web.photographs import PHOTOGRAPHS, aspect_of
+from examples.sample_web.photographs import PHOTOGRAPHS, bears_copies
 from examples.sample_web.recipes import Recipe
 
 Markup = Literal["img", "base", "srcset", "picture", "lazy", "lazy_noscript", "noscript", "og_image"]
@@ -102,7 +102,7 @@ class Planner:
 
         `large` ones bear to be cropped and made smaller, and have no long narrow shape.
         """
-        photographs = [name for name in self._photographs if not large or aspect_of(name) <= 1.6]
+        photographs = [name for name in self._photographs if not large or bears_copies(name)]
         if encoding == "jpeg" and photographs and self.chance(0.06):
             self._photographs.remove(photographs[0])
             return Recipe(f"photo:{photographs[0]}", 0, (400, 400) if large else (320, 320))

@@ -28,7 +28,7 @@ STRENGTHS: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxyType(
         "border": {"share_of_longer_side": (0.03, 0.08)},
         "text": {"share_of_height": (0.08, 0.13), "lines": (1, 2)},
         "mirror": {},
-        "blend": {"weight_of_original": (0.7, 0.8)},
+        "blend": {"weight_of_original": (0.75, 0.85)},
     }
 )
 """Each kind of copy and the ranges its parameters are drawn from, uniformly."""
