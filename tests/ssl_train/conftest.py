@@ -5,10 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
+
+from ssl_train.config import TrainConfig, load_recipe
+from storage.images import encode_jpeg
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 
@@ -42,3 +47,47 @@ def facts() -> Callable[[str], Any]:
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
     torch.manual_seed(0)
+
+
+def photograph(number: int, side: int = 72) -> NDArray[np.uint8]:
+    """A picture of two smooth colours and some texture, another for each number."""
+    rng = np.random.default_rng(number)
+    rows, columns = np.mgrid[0:side, 0:side] / side
+    wave = np.sin(rng.uniform(3, 20) * rows + rng.uniform(3, 20) * columns)[..., None]
+    picture = 128 + 90 * wave * rng.uniform(-1, 1, 3) + rng.normal(0, 10, (side, side, 3))
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a dozen JPEGs."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for number in range(12):
+        (folder / f"image-{number:02d}.jpg").write_bytes(encode_jpeg(photograph(number), quality=90))
+    return str(folder)
+
+
+@pytest.fixture
+def tiny_run(photographs: str, tmp_path: Path) -> Callable[..., TrainConfig]:
+    """Configs of runs that take a moment, with `key=value` changes."""
+
+    def configure(*overrides: str) -> TrainConfig:
+        small = "{num_prototypes: 32, hidden_dim: 32, bottleneck_dim: 16}"
+        return load_recipe(
+            "debug",
+            [
+                f"data.folder={photographs}",
+                f"output_dir={tmp_path / 'run'}",
+                "num_steps=4",
+                "model.image_size=32",
+                "augment={global_pixels: 32, local_pixels: 16, num_local: 2}",
+                f"method.dino_head={small}",
+                f"method.ibot_head={small}",
+                "method.group_images=2",
+                "data.batch_images=4",
+                "checkpoint.every_steps=2",
+                *overrides,
+            ],
+        )
+
+    return configure
