@@ -16,7 +16,7 @@ from tasks.web.engine import shared_engine
 from tasks.web.errors import EmptyCrawl
 from tasks.web.fetch import FetchConfig, Fetched
 from tasks.web.in_order import InOrder
-from tasks.web.policy import judge_urls
+from tasks.web.policy import Rules, judge_urls
 
 SCHEMA = image_schema(
     pa.field("page_url", pa.string()),
@@ -49,8 +49,14 @@ def download(urls: Manifest, config: Download, layout: Layout) -> Manifest:
     stage = Stage("download", version=1, config=config, inputs={"urls": urls}, layout=layout)
     if stage.finished:
         return stage.reuse()
-    policy = _policy_of(urls)
-    outcomes = stage.map(download_part, urls.paths(".parquet"), config=config, policy=policy, root=layout.root)
+    outcomes = stage.map(
+        download_part,
+        urls.paths(".parquet"),
+        config=config,
+        policy=_policy_of(urls),
+        lists=str(urls.config.get("also", {}).get("lists", "")),
+        root=layout.root,
+    )
     if not any(outcome.rows_kept for outcome in outcomes):
         reasons = sorted({reason for outcome in outcomes for reason in outcome.drops})
         raise EmptyCrawl(
@@ -66,11 +72,13 @@ def _policy_of(urls: Manifest) -> UrlPolicy:
     return UrlPolicy.model_validate(fields)
 
 
-def download_part(part: str, out: str, *, config: Download, policy: UrlPolicy, root: str) -> Outcome:
+def download_part(part: str, out: str, *, config: Download, policy: UrlPolicy, lists: str, root: str) -> Outcome:
     """One part of URLs → part.tar with the original bytes and part.parquet with a row per URL, in the part's order."""
     table = kept(read_table(part, ["id", "drop", "url", "page_url", "alt", "crawl_date"])).drop_columns(["drop"])
     sources = table.to_pylist()
-    engine = shared_engine(config, policy.model_dump_json(), lambda url: _check_hop(url, policy))
+    engine = shared_engine(
+        config, f"{policy.model_dump_json()} {lists}", lambda url: _check_hop(url, policy_rules(policy, lists))
+    )
     rows: list[dict[str, Any]] = []
     image_file = Layout(root).relative(f"{out}.tar")
     with SampleWriter(f"{out}.tar") as tar:
@@ -89,8 +97,8 @@ def download_part(part: str, out: str, *, config: Download, policy: UrlPolicy, r
     return Outcome(len(rows), len(rows) - sum(drops.values()), drops, (entry, tar.entry), facts)
 
 
-def _check_hop(url: str, policy: UrlPolicy) -> tuple[str, str | None] | None:
-    reasons, details = judge_urls(pa.array([url]), policy_rules(policy))
+def _check_hop(url: str, rules: Rules) -> tuple[str, str | None] | None:
+    reasons, details = judge_urls(pa.array([url]), rules)
     reason = reasons[0].as_py()
     return None if reason is None else (reason, details[0].as_py())
 

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -68,12 +69,21 @@ def url_policy(urls: Manifest, config: UrlPolicy, layout: Layout) -> Manifest:
     part is judged and split by id into buckets; each bucket is freed of duplicates (the first in crawl order stays) and
     sorted; buckets are cut into parts. Cost: linear in rows; parts x buckets reads. Raises BadDomainList, EmptyCrawl.
     """
-    lists = {"lists": lists_key(config.list_files)} if config.list_files else None
-    stage = Stage("url_policy", version=1, config=config, inputs={"urls": urls}, layout=layout, also=lists)
+    lists = lists_key(config.list_files)
+    stage = Stage(
+        "url_policy",
+        version=1,
+        config=config,
+        inputs={"urls": urls},
+        layout=layout,
+        also={"lists": lists} if lists else None,
+    )
     if stage.finished:
         return stage.reuse()
     num_buckets = max(1, -(-urls.rows_in // config.rows_per_bucket))
-    judged = stage.map(judge_part, urls.paths(".parquet"), prefix="judged", config=config, num_buckets=num_buckets)
+    judged = stage.map(
+        judge_part, urls.paths(".parquet"), prefix="judged", config=config, lists=lists, num_buckets=num_buckets
+    )
     spread = [stage.path(entry.path) for outcome in judged for entry in outcome.files]
     buckets = stage.map(
         deduplicate_bucket, range(num_buckets), prefix="bucket", judged=spread, urls_per_part=config.urls_per_part
@@ -93,10 +103,10 @@ def url_policy(urls: Manifest, config: UrlPolicy, layout: Layout) -> Manifest:
     return stage.publish(outcomes, facts={"buckets": num_buckets, "parts": len(outcomes)})
 
 
-def judge_part(part: str, out: str, *, config: UrlPolicy, num_buckets: int) -> Outcome:
+def judge_part(part: str, out: str, *, config: UrlPolicy, lists: str, num_buckets: int) -> Outcome:
     """One extract part → its rows with verdicts, split into buckets by id."""
     table = read_table(part)
-    reason, detail = judge_urls(table["url"], policy_rules(config))
+    reason, detail = judge_urls(table["url"], policy_rules(config, lists))
     table = table.set_column(table.schema.get_field_index("drop"), SCHEMA.field("drop"), reason)
     table = table.set_column(table.schema.get_field_index("detail"), SCHEMA.field("detail"), detail)
     entry = write_groups(f"{out}.parquet", split_by_bucket(table, num_buckets), SCHEMA)
@@ -105,8 +115,8 @@ def judge_part(part: str, out: str, *, config: UrlPolicy, num_buckets: int) -> O
 
 
 @lru_cache(maxsize=4)
-def policy_rules(config: UrlPolicy) -> Rules:
-    """The policy with its lists read; kept for the process."""
+def policy_rules(config: UrlPolicy, lists: str) -> Rules:
+    """The policy with its lists read; kept for the process, for as long as the lists' key is the same."""
     return Rules(
         schemes=frozenset(config.schemes),
         ports=config.allowed_ports,
@@ -121,8 +131,8 @@ def policy_rules(config: UrlPolicy) -> Rules:
 def deduplicate_bucket(part: int, out: str, *, judged: list[str], urls_per_part: int) -> Outcome:
     """One bucket of all judged parts → sorted by id, copies marked, grouped into parts of at most `urls_per_part`."""
     table = mark_duplicates(read_bucket(judged, part))
-    ends = part_ends(pc.is_null(table["drop"]).to_numpy(), urls_per_part)
-    groups = [table.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    spans = part_spans(pc.is_null(table["drop"]).to_numpy(), urls_per_part)
+    groups = [table.slice(start, end - start) for start, end in spans]
     entry = write_groups(f"{out}.parquet", groups, SCHEMA)
     drops = count_drops(table)
     return Outcome(table.num_rows, table.num_rows - sum(drops.values()), drops, (entry,), facts={"parts": len(groups)})
@@ -147,15 +157,15 @@ def mark_duplicates(table: pa.Table) -> pa.Table:
     return table.set_column(table.schema.get_field_index("other"), SCHEMA.field("other"), other)
 
 
-def part_ends(kept: NDArray[np.bool_], urls_per_part: int) -> list[int]:
-    """Row ends of parts with at most `urls_per_part` kept rows each, as even as can be; every row is in one part."""
+def part_spans(kept: NDArray[np.bool_], urls_per_part: int) -> list[tuple[int, int]]:
+    """(start, end) rows of parts with at most `urls_per_part` kept rows each, as even as can be, covering all rows."""
     total = int(kept.sum())
     if not len(kept):
         return []
     num_parts = max(1, -(-total // urls_per_part))
     wanted = [total * number // num_parts for number in range(1, num_parts)]
-    ends = np.searchsorted(np.cumsum(kept), wanted) + 1
-    return [*ends.tolist(), len(kept)]
+    cuts = [0, *(np.searchsorted(np.cumsum(kept), wanted) + 1).tolist(), len(kept)]
+    return list(pairwise(cuts))
 
 
 def cut_part(part: tuple[str, int], out: str) -> Outcome:

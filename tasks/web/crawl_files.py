@@ -66,8 +66,12 @@ def _crawl_file(path: str) -> CrawlFile:
     return CrawlFile(path, kind)
 
 
+def _is_glob(entry: str) -> bool:
+    return any(wild in entry for wild in ("*[" if is_url(entry) else "*?["))  # in a URL, ? starts the query
+
+
 def _found(entry: str) -> list[CrawlFile]:
-    if any(wild in entry for wild in "*[") or (not is_url(entry) and not _kind(entry)):
+    if _is_glob(entry) or (not is_url(entry) and not _kind(entry)):
         return _matches(entry)
     if not exists(entry):
         raise CrawlNotFound(f"no crawl file at {entry}. Correct `crawl`, or fetch the file.")
@@ -76,7 +80,7 @@ def _found(entry: str) -> list[CrawlFile]:
 
 def _matches(entry: str) -> list[CrawlFile]:
     paths = list_files(entry)
-    if not any(wild in entry for wild in "*["):
+    if not _is_glob(entry):
         if not exists(entry):
             raise CrawlNotFound(f"no crawl file or folder at {entry}. Correct `crawl`, or fetch the files.")
         inside = [path for path in list_files(join(entry, "*")) if _kind(path) in ("warc", "wat")]

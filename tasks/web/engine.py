@@ -16,7 +16,7 @@ from tasks.web.resolver import CheckedResolver, Lookup, parse_connect_to, system
 from tasks.web.urls import registered_domain, split_url
 
 _NETWORK_REASONS = frozenset({"dns", "connection", "tls", "timeout", "rate_limited"})
-_MAX_UNREAD = 256
+_MAX_UNREAD, _READ_BATCH = 256, 32
 
 Result = TypeVar("Result")
 
@@ -60,8 +60,9 @@ class Engine:
         work = asyncio.run_coroutine_threadsafe(self._download(urls, results, unread), self._loop)
         work.add_done_callback(lambda _: results.put(None))
         try:
-            while (result := results.get()) is not None:
-                self._loop.call_soon_threadsafe(unread.release)
+            for taken, result in enumerate(iter(results.get, None), start=1):
+                if taken % _READ_BATCH == 0:  # waking the loop costs a system call
+                    self._loop.call_soon_threadsafe(_release, unread, _READ_BATCH)
                 yield result
             work.result()
         finally:
@@ -128,6 +129,11 @@ class _DomainVisit:
         if asyncio.get_running_loop().time() > self._ends:
             return Fetched(url, "timeout", f"domain given up after {limit.max_domain_seconds:g} s")
         return None
+
+
+def _release(semaphore: asyncio.Semaphore, times: int) -> None:
+    for _ in range(times):
+        semaphore.release()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -22,7 +22,7 @@ _TIMED_OUT_LOOKUP = frozenset({socket.EAI_AGAIN})
 
 
 class Refusal(Exception):
-    """Why a URL gives no image: a drop's reason and detail, whether to try again, how long the server wants us to wait."""
+    """Why a URL gives no image: a drop's reason and detail, whether to try again, the wait that the server wants."""
 
     def __init__(
         self, reason: str, detail: str | None = None, *, retry: bool = False, wait_seconds: float | None = None,

@@ -22,23 +22,24 @@ def read_records(file: IO[bytes], tally: Tally) -> Iterator[WarcRecord]:
     """
     magic = _first_magic(file, tally.file)
     start: int | None = 0
-    seen_any = False
+    seen_any = in_damage = False
     while start is not None:
         last, failure = None, None
         try:
             for record in ArchiveIterator(
                 file, parse_http=False, record_types=WarcRecordType.any_type, max_header_len=_MAX_HEADER_BYTES
             ):
-                last, seen_any = record.stream_pos, True
+                last, seen_any, in_damage = record.stream_pos, True, False
                 yield record
         except OSError as error:
             failure = str(error)
         if failure is None:
             break
-        damaged = _find(file, magic, start + 1 if last is None else last + 1)
-        if last is not None:  # the record after the last good one is the damaged one
-            tally.bad(damaged if damaged is not None else last, failure)
-        start = damaged
+        # The damaged record is the one after the last good one, or the very one we started at.
+        following = _find(file, magic, start + 1 if last is None else last + 1)
+        if not in_damage:
+            tally.bad(start if last is None else last if following is None else following, failure)
+        start, in_damage = following, True
         if start is not None:
             file.seek(start)
     if not seen_any:

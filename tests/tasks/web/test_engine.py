@@ -1,0 +1,389 @@
+"""Whatever a server does, a URL ends in a verified image or in a drop with its reason: in time, in bounds, politely."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from tasks.web.engine import Engine
+from tasks.web.fetch import FetchConfig, Fetched
+from tasks.web.resolver import Lookup
+from tests.tasks.web.hostile_web import IMAGE, HostileWeb, Request, reply, serve_hostile_web, tls_context
+
+Fetch = Callable[..., list[Fetched]]
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[HostileWeb]:
+    with serve_hostile_web() as served:
+        yield served
+
+
+def config_for(web: HostileWeb, **changes: Any) -> FetchConfig:
+    fast: dict[str, Any] = {
+        "connect_to": {"*": f"127.0.0.1:{web.port}"},
+        "allow_networks": ("127.0.0.0/8",),
+        "total_seconds": 0.6,
+        "connect_seconds": 0.3,
+        "read_seconds": 0.3,
+        "retry_seconds": 0.01,
+        "max_retry_after_seconds": 1.0,
+        "max_bytes": 1_000_000,
+        "requests_per_second_per_domain": 10_000,
+        "contact": "https://lab.example/crawler",
+    }
+    return FetchConfig(**(fast | changes))
+
+
+@pytest.fixture
+def fetch(web: HostileWeb) -> Iterator[Fetch]:
+    """Fetch URLs with a fresh engine; results in the URLs' order."""
+    engines: list[Engine] = []
+
+    def run(
+        urls: Sequence[str], *, lookup: Lookup | None = None, check_hop: Any = None, **changes: Any
+    ) -> list[Fetched]:
+        engine = Engine(config_for(web, **changes), check_hop=check_hop or (lambda url: None), lookup=lookup)
+        engines.append(engine)
+        return [result for _, result in sorted(engine.download(urls), key=lambda one: one[0])]
+
+    yield run
+    for engine in engines:
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [
+        ("image.jpg", None),
+        ("gzip.jpg", None),
+        ("says-gzip.jpg", None),
+        ("drip.jpg", "timeout"),
+        ("silent.jpg", "timeout"),
+        ("endless.jpg", "too_large"),
+        ("large.jpg", "too_large"),
+        ("bomb.jpg", "too_large"),
+        ("brotli.jpg", "undecodable"),
+        ("hangs-up.jpg", "connection"),
+        ("cut-off.jpg", "truncated"),
+        ("truncated.jpg", "truncated"),
+        ("no-http.jpg", "connection"),
+        ("header-bomb.jpg", "connection"),
+        ("long-header.jpg", "connection"),
+        ("html.jpg", "not_an_image"),
+        ("svg.jpg", "unsupported_format"),
+        ("empty.jpg", "empty_body"),
+        ("no-content.jpg", "empty_body"),
+        ("missing.jpg", "http_404"),
+        ("gone.jpg", "http_410"),
+    ],
+)
+def test_every_misbehaviour_ends_in_its_reason_and_in_time(fetch: Fetch, page: str, reason: str | None) -> None:
+    started = time.monotonic()
+    (result,) = fetch([f"http://photos.example/{page}"])
+    assert (result.reason, result.body is not None) == (reason, reason is None), result.detail
+    assert result.body in (None, IMAGE)
+    assert time.monotonic() - started < 2.5
+
+
+def test_an_image_with_more_pixels_than_allowed_is_not_decoded(fetch: Fetch) -> None:
+    (result,) = fetch(["http://photos.example/image.jpg"], max_pixels=96 * 96 - 1)
+    assert result.reason == "too_many_pixels"
+    (result,) = fetch(["http://photos.example/image.jpg"], max_pixels=96 * 96)
+    assert result.reason is None
+    assert result.info is not None
+    assert (result.info.format, result.info.width, result.info.height) == ("JPEG", 96, 96)
+
+
+def test_the_request_says_who_we_are_and_asks_for_plain_bytes(web: HostileWeb, fetch: Fetch) -> None:
+    fetch(["http://who.example/image.jpg"])
+    headers = web.headers["who.example/image.jpg"]
+    assert headers["user-agent"] == "curate-lvd/0.1 (+https://lab.example/crawler)"
+    assert headers["accept-encoding"] == "identity"
+    assert headers["host"] == "who.example"
+    assert not {"cookie", "authorization", "referer"} & headers.keys()
+
+
+def redirect(web: HostileWeb, where: str, target: str, status: int = 302) -> None:
+    web.page(where, b"", status, Location=target)
+
+
+def test_redirects_are_followed_to_the_image(web: HostileWeb, fetch: Fetch) -> None:
+    redirect(web, "a.example/1", "/2", 301)
+    redirect(web, "a.example/2", "http://b.example/3", 307)
+    redirect(web, "b.example/3", "//c.example/image.jpg#top", 308)
+    (result,) = fetch(["http://a.example/1"])
+    assert (result.reason, result.final_url, result.body) == (None, "http://c.example/image.jpg", IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("http://10.0.0.5/image.jpg", "private_address"),
+        ("http://169.254.169.254/latest/meta-data/", "private_address"),
+        ("http://0xa9fea9fe/latest/", "private_address"),
+        ("http://[::ffff:10.0.0.5]/image.jpg", "private_address"),
+        ("http://[::1]/image.jpg", "private_address"),
+        ("http://metadata.google.internal/computeMetadata/", "private_address"),
+        ("http://localhost/image.jpg", "private_address"),
+        ("http://user@10.0.0.5/image.jpg", "private_address"),
+        ("file:///etc/passwd", "bad_redirect"),
+        ("ftp://a.example/image.jpg", "bad_redirect"),
+        ("javascript:alert(1)", "bad_redirect"),
+        ("http://", "bad_redirect"),
+        ("data:image/png;base64,AAAA", "bad_redirect"),
+        ("/loop", "redirect_loop"),
+    ],
+)
+def test_no_redirect_leads_off_the_public_web(web: HostileWeb, fetch: Fetch, target: str, reason: str) -> None:
+    redirect(web, "evil.example/loop", target)
+    (result,) = fetch(["http://evil.example/loop"])
+    assert result.reason == reason, result.detail
+    assert result.body is None
+
+
+def test_a_chain_longer_than_allowed_is_a_loop(web: HostileWeb, fetch: Fetch) -> None:
+    for number in range(6):
+        redirect(web, f"long.example/{number}", f"/{number + 1}")
+    web.page("long.example/6")
+    assert fetch(["http://long.example/0"], max_redirects=5)[0].reason == "redirect_loop"
+    assert fetch(["http://long.example/1"], max_redirects=5)[0].reason is None
+
+
+def test_a_redirect_obeys_the_url_policy(web: HostileWeb, fetch: Fetch) -> None:
+    redirect(web, "a.example/ad", "http://ads.example/image.jpg")
+
+    def no_ads(url: str) -> tuple[str, str | None] | None:
+        return ("blocked_domain", "ads.example") if "ads.example" in url else None
+
+    (result,) = fetch(["http://a.example/ad"], check_hop=no_ads)
+    assert (result.reason, result.detail) == ("bad_redirect", "blocked_domain: ads.example")
+    assert web.asked["ads.example/image.jpg"] == 0
+
+
+def lookup_of(**hosts: list[str]) -> Lookup:
+    async def lookup(host: str) -> Sequence[str]:
+        try:
+            return hosts[host.partition(".")[0]]
+        except KeyError:
+            raise socket.gaierror(socket.EAI_NONAME, "no such name") from None
+
+    return lookup
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["10.1.2.3"],
+        ["127.0.0.1"],
+        ["169.254.169.254"],
+        ["::1"],
+        ["fe80::1"],
+        ["fd00::1"],
+        ["::ffff:127.0.0.1"],
+        ["64:ff9b::7f00:1"],
+        ["2002:7f00:1::"],
+        ["93.184.216.34", "10.1.2.3"],
+        ["0.0.0.0"],
+    ],
+)
+def test_a_name_that_points_inside_is_refused(web: HostileWeb, fetch: Fetch, addresses: list[str]) -> None:
+    port_80 = "http://inside.example/image.jpg"
+    (result,) = fetch([port_80], lookup=lookup_of(inside=addresses), connect_to={}, allow_networks=(), robots_txt=False)
+    assert result.reason == "private_address", result.detail
+    assert web.asked["inside.example/image.jpg"] == 0
+
+
+def test_an_allowed_network_is_connected_to_and_only_it(web: HostileWeb, fetch: Fetch) -> None:
+    names = lookup_of(mirror=["127.0.0.1"], other=["10.0.0.1"])
+    urls = [f"http://mirror.example:{web.port}/image.jpg", "http://other.example/image.jpg"]
+    results = fetch(urls, lookup=names, connect_to={}, allow_networks=("127.0.0.0/8",))
+    assert [result.reason for result in results] == [None, "private_address"]
+
+
+def test_connect_to_does_not_open_closed_networks(web: HostileWeb, fetch: Fetch) -> None:
+    (result,) = fetch(["http://closed-mirror.example/image.jpg"], allow_networks=())
+    assert result.reason == "private_address"
+    assert web.asked["closed-mirror.example/image.jpg"] == 0
+
+
+def test_a_rebinding_name_never_reaches_the_address_that_was_not_checked(web: HostileWeb, fetch: Fetch) -> None:
+    answers: list[str] = []
+
+    async def rebinding(host: str) -> Sequence[str]:
+        answers.append("127.0.0.1")  # public on the first look would be 93.184.216.34; inside on every later one
+        return ["93.184.216.34"] if len(answers) == 1 else ["127.0.0.1"]
+
+    url = f"http://rebinding.example:{web.port}/image.jpg"
+    (result,) = fetch(
+        [url], lookup=rebinding, connect_to={}, allow_networks=(), robots_txt=False, tdm_reservation=False
+    )
+    assert result.reason in ("timeout", "connection")  # the first, checked address; nobody answers there
+    assert web.asked["rebinding.example/image.jpg"] == 0
+    assert len(answers) == 1  # one look-up serves check and connection alike
+
+
+def test_a_name_without_address_is_a_dns_drop(fetch: Fetch) -> None:
+    results = fetch(["http://nowhere.example/a.jpg", "http://nowhere.example/b.jpg"], lookup=lookup_of(), connect_to={})
+    assert [result.reason for result in results] == ["dns", "dns"]
+
+
+def test_plain_http_on_a_tls_port_is_a_tls_drop(fetch: Fetch) -> None:
+    (result,) = fetch(["https://photos.example/image.jpg"], robots_txt=False, tdm_reservation=False)
+    assert result.reason == "tls", result.detail
+
+
+def test_tls_asks_for_the_name_and_not_for_the_address(fetch: Fetch) -> None:
+    names: list[str | None] = []
+    url = "https://secure.example/image.jpg"
+    with serve_hostile_web(tls_context(names)) as secure:
+        here = {"connect_to": {"secure.example": f"127.0.0.1:{secure.port}"}}
+        (unsigned,) = fetch([url], **here)
+        (trusted,) = fetch([url], verify_tls=False, **here)
+    assert (unsigned.reason, trusted.reason) == ("tls", None)
+    assert set(names) == {"secure.example"}
+    assert secure.headers["secure.example/image.jpg"]["host"] == "secure.example"
+
+
+def test_a_server_that_recovers_is_tried_again(web: HostileWeb, fetch: Fetch) -> None:
+    async def second_time(request: Request, writer: asyncio.StreamWriter) -> None:
+        reply(writer, IMAGE, 500 if request.nth == 1 else 200)
+
+    web.pages["flaky.example/image.jpg"] = second_time
+    (result,) = fetch(["http://flaky.example/image.jpg"])
+    assert (result.reason, result.attempts, result.status) == (None, 2, 200)
+
+
+@pytest.mark.parametrize(("status", "tries"), [(500, 3), (503, 3), (404, 1), (403, 1), (410, 1), (501, 1)])
+def test_only_errors_that_may_pass_are_tried_again(web: HostileWeb, fetch: Fetch, status: int, tries: int) -> None:
+    where = f"s{status}.example/image.jpg"
+    web.page(where, b"", status)
+    (result,) = fetch([f"http://{where}"])
+    assert (result.reason, result.attempts, web.asked[where]) == (f"http_{status}", tries, tries)
+
+
+def test_retry_after_is_obeyed(web: HostileWeb, fetch: Fetch) -> None:
+    times: list[float] = []
+
+    async def later(request: Request, writer: asyncio.StreamWriter) -> None:
+        times.append(time.monotonic())
+        reply(writer, IMAGE, **({} if request.nth > 1 else {"status": 429, "Retry_After": "1"}))  # type: ignore[arg-type]
+
+    web.pages["busy.example/image.jpg"] = later
+    (result,) = fetch(["http://busy.example/image.jpg"])
+    assert (result.reason, result.attempts) == (None, 2)
+    assert times[1] - times[0] >= 0.99
+
+
+def test_a_retry_after_beyond_the_limit_gives_up(web: HostileWeb, fetch: Fetch) -> None:
+    web.page("closed.example/image.jpg", b"", 429, Retry_After="3600")
+    (result,) = fetch(["http://closed.example/image.jpg"], max_retry_after_seconds=0.1)
+    assert (result.reason, result.attempts, result.status) == ("rate_limited", 1, 429)
+
+
+def test_a_domain_is_asked_by_few_at_a_time_and_others_do_not_wait(web: HostileWeb, fetch: Fetch) -> None:
+    async def slow(_: Request, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.1)
+        reply(writer, IMAGE)
+
+    for number in range(8):
+        web.pages[f"slow.example/{number}"] = slow
+    done: list[str] = []
+    urls = [f"http://slow.example/{number}" for number in range(8)] + ["http://quick.example/image.jpg"]
+    with closing(Engine(config_for(web, concurrency_per_domain=2), check_hop=lambda url: None)) as engine:
+        for number, result in engine.download(urls):
+            assert result.reason is None
+            done.append(urls[number])
+    assert web.most_open["slow.example"] == 2
+    assert done.index("http://quick.example/image.jpg") < 4
+
+
+def test_subdomains_share_the_pace_of_their_registered_domain(web: HostileWeb, fetch: Fetch) -> None:
+    urls = [f"http://img{number}.shop.example/image.jpg" for number in range(5)]
+    started = time.monotonic()
+    fetch(urls, requests_per_second_per_domain=20, robots_txt=False, tdm_reservation=False)
+    assert time.monotonic() - started >= 4 / 20
+
+
+def test_a_domain_that_only_fails_is_given_up(web: HostileWeb, fetch: Fetch) -> None:
+    urls = [f"http://dead.example/hangs-up.jpg?{number}" for number in range(30)]
+    for number in range(30):
+        web.pages[f"dead.example/hangs-up.jpg?{number}"] = web.pages["/hangs-up.jpg"]
+    results = fetch(urls, failures_in_a_row=5, max_attempts=1, concurrency_per_domain=1)
+    assert {result.reason for result in results} == {"connection"}
+    assert [result.attempts for result in results] == [1] * 5 + [0] * 25
+
+
+def test_a_domain_has_only_so_much_time(web: HostileWeb, fetch: Fetch) -> None:
+    urls = [f"http://tar.example/drip.jpg?{number}" for number in range(10)]
+    for number in range(10):
+        web.pages[f"tar.example/drip.jpg?{number}"] = web.pages["/drip.jpg"]
+    results = fetch(urls, max_domain_seconds=0.3, total_seconds=0.4, concurrency_per_domain=4)
+    assert [result.attempts for result in results] == [1] * 4 + [0] * 6
+    assert {result.reason for result in results} == {"timeout"}
+
+
+def test_robots_txt_is_asked_once_and_obeyed(web: HostileWeb, fetch: Fetch) -> None:
+    web.page("polite.example/robots.txt", b"User-agent: *\nDisallow: /private/\n")
+    web.page("polite.example/private/image.jpg")
+    results = fetch([f"http://polite.example/{where}image.jpg" for where in ("", "private/", "private/../")])
+    assert [result.reason for result in results[:2]] == [None, "robots_txt"]
+    assert web.asked["polite.example/robots.txt"] == 1
+    assert web.asked["polite.example/private/image.jpg"] == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(404, None), (403, None), (401, None), (500, "robots_txt"), (429, "robots_txt")]
+)
+def test_a_robots_txt_that_cannot_be_had(web: HostileWeb, fetch: Fetch, status: int, reason: str | None) -> None:
+    web.page(f"robots{status}.example/robots.txt", b"User-agent: *\nDisallow: /", status)
+    (result,) = fetch([f"http://robots{status}.example/image.jpg"])
+    assert result.reason == reason
+
+
+def test_robots_txt_of_every_hop_counts(web: HostileWeb, fetch: Fetch) -> None:
+    redirect(web, "open.example/a.jpg", "http://shut.example/image.jpg")
+    web.page("shut.example/robots.txt", b"User-agent: curate-lvd\nDisallow: /\n")
+    (result,) = fetch(["http://open.example/a.jpg"])
+    assert result.reason == "robots_txt"
+    assert web.asked["shut.example/image.jpg"] == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ({"X_Robots_Tag": "noai"}, "noai"),
+        ({"X_Robots_Tag": "noindex, NoImageAI"}, "noai"),
+        ({"X_Robots_Tag": "curate-lvd: noai"}, "noai"),
+        ({"X_Robots_Tag": "otherbot: noai"}, None),
+        ({"X_Robots_Tag": "noindex"}, None),
+        ({"X_Robots_Tag": "max-snippet: 10, noai"}, "noai"),
+        ({"tdm_reservation": "1"}, "tdm_reserved"),
+        ({"tdm_reservation": "0"}, None),
+    ],
+)
+def test_reservations_in_headers(web: HostileWeb, fetch: Fetch, headers: dict[str, str], reason: str | None) -> None:
+    web.page("rights.example/image.jpg", **headers)
+    assert fetch(["http://rights.example/image.jpg"])[0].reason == reason
+
+
+def test_tdmrep_json_reserves_the_paths_it_names(web: HostileWeb, fetch: Fetch) -> None:
+    rules = b'[{"location": "/art/*", "tdm-reservation": 1}, {"location": "/art/free/", "tdm-reservation": 0}]'
+    web.page("museum.example/.well-known/tdmrep.json", rules)
+    for where in ("art/", "art/free/", ""):
+        web.page(f"museum.example/{where}image.jpg")
+    results = fetch([f"http://museum.example/{where}image.jpg" for where in ("art/", "art/free/", "")])
+    assert [result.reason for result in results] == ["tdm_reserved", None, None]
+
+
+def test_wishes_can_be_left_out_only_by_config(web: HostileWeb, fetch: Fetch) -> None:
+    web.page("shut2.example/robots.txt", b"User-agent: *\nDisallow: /")
+    web.page("shut2.example/image.jpg", tdm_reservation="1")
+    off = {"robots_txt": False, "tdm_reservation": False, "x_robots_tag": frozenset[str]()}
+    assert fetch(["http://shut2.example/image.jpg"])[0].reason == "robots_txt"
+    assert fetch(["http://shut2.example/image.jpg"], **off)[0].reason is None
+    assert web.asked["shut2.example/robots.txt"] == 1
