@@ -127,9 +127,8 @@ def export_teacher(path: str, networks: Networks, *, model: Model, step: int, se
     state = get_model_state_dict(networks.teacher["backbone"], options=options)
     if not world.is_main:
         return
-    metadata = {**describe(model), "step": str(step), "seed": str(seed)}
     tensors = {name: cast(Tensor, tensor).contiguous() for name, tensor in state.items()}
-    data = safetensors.torch.save(tensors, metadata=metadata)
+    data = safetensors.torch.save(tensors, metadata=describe(model, step=step, seed=seed))
     write_bytes(path, data)
     sha256 = hashlib.sha256(data).hexdigest()
     told = {"path": path, "sha256": sha256, "bytes": len(data), "step": step, "seed": seed}

@@ -100,8 +100,8 @@ def evaluate(config: KnnEvaluation) -> dict[str, Any]:
     """The scores of the trained and of the untrained network, as they are written to `config.output`."""
     train, classes = read_split(config.dataset, "train")
     test, _ = read_split(config.dataset, "test", classes)
-    trained, model, metadata = read_backbone(config.checkpoint, config.checkpoint_sha256)
-    seed = config.seed if config.seed is not None else int(metadata.get("seed", 0))
+    trained, model, facts = read_backbone(config.checkpoint, config.checkpoint_sha256)
+    seed = config.seed if config.seed is not None else int(facts.get("seed", 0))
     untrained = build_untrained(model, seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pixels = config.pixels or min(trained.grid * trained.patch_size, MAX_PIXELS)

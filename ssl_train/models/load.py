@@ -5,7 +5,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -16,8 +16,8 @@ from ssl_train.errors import CheckpointError
 from ssl_train.models.vit import WIDTHS, VisionTransformer, Vit
 from storage.filesystem import fetch_verified, file_sha256, is_url
 
-MODEL_KEY = "model"
-"""Name of the safetensors metadata entry that holds the backbone's config as JSON."""
+METADATA = "ssl_train"
+"""Name of the safetensors metadata entry that holds the backbone's config, and other facts, as JSON."""
 
 # Wrappers a state dict may lie in, and prefixes its names may carry, outermost first.
 _ENVELOPES = ("teacher", "model", "state_dict")
@@ -27,11 +27,11 @@ _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")
 
 
 class Loaded(NamedTuple):
-    """A backbone from a file, its architecture, and what else the file says of itself."""
+    """A backbone from a file, its architecture, and what else the file says of itself (`step`, `seed`)."""
 
     network: VisionTransformer
     model: Vit
-    metadata: Mapping[str, str]
+    facts: Mapping[str, Any]
 
 
 def load_backbone(path: str, sha256: str | None = None, *, model: Vit | None = None) -> VisionTransformer:
@@ -45,14 +45,14 @@ def load_backbone(path: str, sha256: str | None = None, *, model: Vit | None = N
 
 
 def read_backbone(path: str, sha256: str | None = None, *, model: Vit | None = None) -> Loaded:
-    """`load_backbone`, with the architecture that was found and the file's metadata."""
+    """`load_backbone`, with the architecture that was found and what the file says of itself."""
     state, metadata = _read(_local_copy(path, sha256), path)
-    state = plain_names(state)
-    model = model or _embedded_model(metadata, path) or infer_vit(state, path)
+    state, facts = plain_names(state), json.loads(metadata.get(METADATA, "{}"))
+    model = model or _named_model(facts, path) or infer_vit(state, path)
     with torch.device("meta"):  # no time spent on initial weights that are replaced at once
         network = model.build()
     _load_strictly(network, state, path)
-    return Loaded(network.eval(), model, metadata)
+    return Loaded(network.eval(), model, facts)
 
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -95,9 +95,12 @@ def infer_vit(state: Mapping[str, Tensor], path: str = "the state dict") -> Vit:
     )
 
 
-def describe(model: Vit) -> dict[str, str]:
-    """Safetensors metadata from which `load_backbone` rebuilds the network."""
-    return {"format": "pt", MODEL_KEY: json.dumps(asdict(model), sort_keys=True)}
+def describe(model: Vit, **facts: int) -> dict[str, str]:
+    """Safetensors metadata from which `load_backbone` rebuilds the network, with other facts beside it.
+
+    One entry only: safetensors writes several in an order that changes, and equal networks should give equal files.
+    """
+    return {METADATA: json.dumps({"model": asdict(model), **facts}, sort_keys=True)}
 
 
 def _local_copy(path: str, sha256: str | None) -> str:
@@ -142,11 +145,11 @@ def _read_safetensors(local: str, name: str) -> tuple[dict[str, Tensor], dict[st
         ) from error
 
 
-def _embedded_model(metadata: Mapping[str, str], name: str) -> Vit | None:
-    if MODEL_KEY not in metadata:
+def _named_model(facts: Mapping[str, Any], name: str) -> Vit | None:
+    if "model" not in facts:
         return None
     try:
-        return TypeAdapter(Vit).validate_json(metadata[MODEL_KEY])
+        return TypeAdapter(Vit).validate_python(facts["model"])
     except ValidationError as error:
         raise CheckpointError(
             f"{name} was exported by a version whose `model` this one does not know: {error}. Pass `model` explicitly."

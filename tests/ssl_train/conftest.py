@@ -44,6 +44,10 @@ def facts() -> Callable[[str], Any]:
     return lambda name: json.loads((REFERENCE / f"{name}.json").read_text())
 
 
+# Tiny tensors: threads would wait for each other longer than they work.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
     torch.manual_seed(0)

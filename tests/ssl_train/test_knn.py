@@ -67,7 +67,7 @@ def test_the_command_scores_trained_and_untrained_and_prints_a_table(
     tmp_path: Path, labelled: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     teacher, output = tmp_path / "teacher.safetensors", tmp_path / "out" / "scores.json"
-    save_file(TINY.build().state_dict(), teacher, metadata={**describe(TINY), "seed": "7"})
+    save_file(TINY.build().state_dict(), teacher, metadata=describe(TINY, seed=7))
     config = tmp_path / "eval.yaml"
     config.write_text(f"checkpoint: {teacher}\ndataset: {labelled}\noutput: {output}\nks: [3, 10]\n")
     assert main([str(config), "batch_images=5"]) == 0
