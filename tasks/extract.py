@@ -2,7 +2,7 @@
 
 import posixpath
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
 from pydantic import Field
@@ -34,6 +34,19 @@ SCHEMA = verdict_schema(
     pa.field("crawl_date", pa.string()),  # ISO 8601, UTC
 )
 _ROWS_PER_BATCH = 65536
+
+
+class FoundUrl(NamedTuple):
+    """A row's columns that differ within a crawl file."""
+
+    id: str
+    url: str | None
+    raw_url: str | None
+    page_url: str | None
+    alt: str | None
+    how: str
+    crawl_offset: int
+    crawl_date: str | None
 
 
 class Extract(StageConfig):
@@ -86,14 +99,25 @@ def extract_part(part: CrawlFile, out: str, *, config: Extract) -> Outcome:
 
 
 def _batches(part: CrawlFile, reading: Reading, tally: Tally) -> Iterator[pa.RecordBatch]:
-    rows: list[dict[str, Any]] = []
+    rows: list[FoundUrl] = []
     for page in _pages(part, reading, tally):
-        rows += ({**row, "crawl_file": part.path} for row in rows_of_page(page))
+        rows += rows_of_page(page)
         if len(rows) >= _ROWS_PER_BATCH:
-            yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+            yield _batch(rows, part)
             rows = []
     if rows:
-        yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+        yield _batch(rows, part)
+
+
+def _batch(rows: list[FoundUrl], part: CrawlFile) -> pa.RecordBatch:
+    found = dict(zip(FoundUrl._fields, zip(*rows, strict=True), strict=True))
+    columns = [
+        pa.array(found[field.name], field.type)
+        if field.name in found
+        else pa.repeat(part.path if field.name == "crawl_file" else pa.scalar(None, field.type), len(rows))
+        for field in SCHEMA
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
 def _pages(part: CrawlFile, reading: Reading, tally: Tally) -> Iterator[Page]:
@@ -104,23 +128,13 @@ def _pages(part: CrawlFile, reading: Reading, tally: Tally) -> Iterator[Page]:
         yield from (pages_of_wat if part.kind == "wat" else pages_of_warc)(file, reading, tally)
 
 
-def rows_of_page(page: Page) -> Iterator[dict[str, Any]]:
+def rows_of_page(page: Page) -> Iterator[FoundUrl]:
     """A row for each distinct image URL of a page, in document order; the first way that names it counts."""
-    base = canonical_url(page.content.base, page.url or None) if page.content.base else None
-    base = base or page.url or None
+    page_url = page.url or None
+    base = (canonical_url(page.content.base, page_url) if page.content.base else None) or page_url
     seen: set[str] = set()
     for image in page.images:
         name = name_url(image.url, base)
-        if name.id in seen:
-            continue
-        seen.add(name.id)
-        yield {
-            "id": name.id,
-            "url": name.url,
-            "raw_url": name.raw,
-            "page_url": page.url or None,
-            "alt": image.alt,
-            "how": image.how,
-            "crawl_offset": page.offset,
-            "crawl_date": page.date,
-        }
+        if name.id not in seen:
+            seen.add(name.id)
+            yield FoundUrl(name.id, name.url, name.raw, page_url, image.alt, image.how, page.offset, page.date)

@@ -1,10 +1,11 @@
 """Bytes of a page → text as a browser reads it: BOM, HTTP header, <meta>, then UTF-8, else windows-1252."""
 
 import re
+from typing import NamedTuple
 
 _META_BYTES = 1024
 _DECLARED = re.compile(rb"<meta[^>]+charset", re.I)
-_BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xfe\xff", "utf-16-be"), (b"\xff\xfe", "utf-16-le"))
+_BOMS = (b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe")
 
 # Labels of the Encoding Standard → Python codecs. A closed table: a label comes from a stranger, and Python's registry
 # also holds codecs that are no charsets (punycode, unicode_escape, utf-7).
@@ -33,21 +34,26 @@ _CODECS: dict[str, str] = {
 }
 
 
-def page_text(body: bytes, http_charset: str | None) -> str | bytes:
-    """The page as text, or the bytes themselves where lexbor finds the encoding by the same rules (BOM, <meta>).
+class PageText(NamedTuple):
+    """A page for the parser: text, UTF-8 bytes, or (`sniff`) bytes whose BOM or <meta> lexbor reads by these rules."""
 
-    Undecodable bytes become U+FFFD.
-    """
-    if body.startswith(tuple(bom for bom, _ in _BOMS)):
-        return body
+    content: str | bytes
+    sniff: bool = False
+
+
+def page_text(body: bytes, http_charset: str | None) -> PageText:
+    """The page in an encoding that the parser reads, without copying what is UTF-8. Undecodable bytes become U+FFFD."""
+    if body.startswith(_BOMS):
+        return PageText(body, sniff=True)
     codec = _CODECS.get(http_charset.strip(" \t\"'").lower()) if http_charset else None
     if codec == "utf-8":
-        return body.decode("utf-8", "replace")
+        return PageText(body)
     if codec is not None:
-        return body.decode(codec, "replace")
+        return PageText(body.decode(codec, "replace"))
     if _DECLARED.search(body[:_META_BYTES]):
-        return body
+        return PageText(body, sniff=True)
     try:
-        return body.decode("utf-8")
+        body.decode("utf-8")
     except UnicodeDecodeError:
-        return body.decode("cp1252", "replace")
+        return PageText(body.decode("cp1252", "replace"))
+    return PageText(body)

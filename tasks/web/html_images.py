@@ -1,6 +1,5 @@
 """Every way an HTML page names an image, found by lexbor (a browser-grade parser in C)."""
 
-import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -14,9 +13,9 @@ Srcset = Literal["largest", "all"]
 ALL_WAYS: tuple[Way, ...] = ("img", "srcset", "picture", "lazy", "noscript", "og_image", "image_src")
 
 _MAX_ALT_CHARS = 2048
-_SELECTOR = "base, img, source, meta, link"
+_SELECTOR = "base, img, source, meta[property], meta[name], link[rel]"
 # A page without any of these names no image; most of parsing's cost is saved on such pages.
-_WORTH_PARSING = re.compile(rb"<img|<image|<source|og:image|image_src", re.I)
+_WORTH_PARSING = (b"<img", b"<image", b"<source", b"og:image", b"image_src")
 
 _LAZY_URL = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-original-src", "data-url", "data-echo")
 _LAZY_SRCSET = ("data-srcset", "data-lazy-srcset", "data-original-set")
@@ -48,11 +47,13 @@ def images_of_page(
     body: bytes, http_charset: str | None = None, *, srcset: Srcset = "largest", ways: frozenset[Way] | None = None
 ) -> PageImages:
     """Images that a page names. `ways` limits the ways that count (None: all); pages are never executed."""
-    if not _WORTH_PARSING.search(body) and not body.startswith((b"\xff\xfe", b"\xfe\xff")):
+    lower = body.lower()
+    if not any(mark in lower for mark in _WORTH_PARSING) and not body.startswith((b"\xff\xfe", b"\xfe\xff")):
         return PageImages(None, [])
-    page = LexborHTMLParser(page_text(body, http_charset), encoding=True)
+    text = page_text(body, http_charset)
+    page = LexborHTMLParser(text.content, encoding=text.sniff)
     names = ImageNames(srcset, frozenset(ALL_WAYS) if ways is None else ways)
-    noscript = {node.mem_id for node in page.css("noscript img, noscript source")}
+    noscript = {node.mem_id for node in page.css("noscript img, noscript source")} if b"<noscript" in lower else ()
     base: str | None = None
     for node in page.css(_SELECTOR):
         match node.tag:

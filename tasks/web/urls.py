@@ -5,7 +5,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from ada_url import URL, idna_to_ascii
+from ada_url import URL, idna_to_ascii, join_url, normalize_url
 from publicsuffixlist import PublicSuffixList
 
 MAX_STORED_CHARS = 4096
@@ -34,13 +34,12 @@ def canonical_url(raw: str, base: str | None = None) -> str | None:
     there is no such URL.
     """
     try:
-        url = URL(raw, base)
-        href = url.href
-        if "#" in href:
+        href = normalize_url(raw) if base is None else join_url(base, raw)
+        if "#" in href or "@" in href:
+            url = URL(href)
             del url.hash
-            href = url.href
-        if "@" in href and (url.username or url.password):
-            url.username = url.password = ""
+            if url.username or url.password:
+                url.username = url.password = ""
             href = url.href
     except ValueError:  # also lone surrogates
         return None
@@ -83,7 +82,8 @@ def url_id(url: str) -> str:
 
 def _cut(text: str, limit: int) -> str:
     """Text of bounded length that still differs where the whole differs."""
-    text = text.encode("utf-8", "replace").decode()
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be stored
     return text if len(text) <= limit else f"{text[:limit]}...sha256:{url_id(text)}"
 
 
