@@ -98,3 +98,23 @@ def even_blocks(vectors: VectorSource, rows: int) -> Iterator[tuple[int, Floats]
 
 def _as_floats(pieces: list[Array]) -> Floats:
     return np.concatenate([np.asarray(piece, dtype=np.float32) for piece in pieces])
+
+
+class Selected:
+    """Some rows of a source, in increasing order, as a source."""
+
+    def __init__(self, source: VectorSource, rows: Rows) -> None:
+        if len(rows) and (np.diff(rows) <= 0).any():
+            raise ValueError("rows must increase")
+        self.source, self.rows = source, np.asarray(rows, dtype=np.int64)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), self.source.shape[1]
+
+    def blocks(self, rows: int) -> Iterator[tuple[int, Array]]:
+        for start in range(0, len(self.rows), rows):
+            yield start, self.source.take(self.rows[start : start + rows])
+
+    def take(self, rows: Rows) -> Array:
+        return self.source.take(self.rows[rows])
