@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from tasks.web.fetch import FetchConfig, Fetched, Fetcher, HopCheck
 from tasks.web.http import open_session
 from tasks.web.resolver import CheckedResolver, Lookup, parse_connect_to, system_lookup
-from tasks.web.urls import registered_domain, split_url
+from tasks.web.urls import split_url
 
 _NETWORK_REASONS = frozenset({"dns", "connection", "tls", "timeout", "rate_limited"})
 _MAX_UNREAD, _READ_BATCH = 256, 32
@@ -75,12 +75,12 @@ class Engine:
             await unread.acquire()
             results.put((number, fetched))
 
-        domains: dict[str, deque[tuple[int, str]]] = {}
+        hosts: dict[str, deque[tuple[int, str]]] = {}
         for number, url in enumerate(urls):
-            domains.setdefault(registered_domain(split_url(url).host), deque()).append((number, url))
+            hosts.setdefault(split_url(url).host, deque()).append((number, url))
         async with asyncio.TaskGroup() as group:
-            for todo in domains.values():
-                visit = _DomainVisit(todo, self._fetcher, deliver)
+            for todo in hosts.values():
+                visit = _HostVisit(todo, self._fetcher, deliver)
                 for _ in range(min(len(todo), self.config.concurrency_per_domain)):
                     group.create_task(visit.run())
 
@@ -98,8 +98,8 @@ class Engine:
             self._verifiers.shutdown()
 
 
-class _DomainVisit:
-    """One part's URLs of one domain, in their order; several lanes take from it. A domain that only fails is left."""
+class _HostVisit:
+    """One part's URLs of one host, in their order; several lanes take from it. A host that only fails is left."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class _DomainVisit:
     ) -> None:
         self._todo, self._fetcher, self._deliver = todo, fetcher, deliver
         self._failures, self._last_reason = 0, ""
-        self._ends = asyncio.get_running_loop().time() + fetcher.config.max_domain_seconds
+        self._ends = asyncio.get_running_loop().time() + fetcher.config.max_host_seconds
 
     async def run(self) -> None:
         """One lane: URLs one after the other until none is left."""
@@ -125,9 +125,9 @@ class _DomainVisit:
     def _given_up(self, url: str) -> Fetched | None:
         limit = self._fetcher.config
         if self._failures >= limit.failures_in_a_row:
-            return Fetched(url, self._last_reason, f"domain given up after {limit.failures_in_a_row} failures in a row")
+            return Fetched(url, self._last_reason, f"host given up after {limit.failures_in_a_row} failures in a row")
         if asyncio.get_running_loop().time() > self._ends:
-            return Fetched(url, "timeout", f"domain given up after {limit.max_domain_seconds:g} s")
+            return Fetched(url, "timeout", f"host given up after {limit.max_host_seconds:g} s")
         return None
 
 

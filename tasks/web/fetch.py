@@ -60,7 +60,7 @@ class FetchConfig(StageConfig):
     retry_seconds: Annotated[float, Field(ge=0, le=600)] = 1.0
     """Wait before the second try; doubled before each further one."""
     max_retry_after_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
-    """Longest `Retry-After` that is waited for; a server that wants longer is not asked again for this URL."""
+    """Longest `Retry-After` that is waited for; a host that wants longer is not asked again until then."""
     allow_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks that are not public and may be connected to all the same (127.0.0.0/8, 10.0.0.0/8, fd00::/8)."""
     connect_to: dict[str, str] = Field(default_factory=dict)
@@ -81,9 +81,9 @@ class FetchConfig(StageConfig):
     requests_per_second_per_domain: Annotated[float, Field(gt=0, le=100_000)] = 10.0
     """Requests a second to one registered domain, in one process."""
     failures_in_a_row: Annotated[int, Field(ge=1)] = 20
-    """After so many network failures of a domain in a row, the rest of its URLs in a part are given up."""
-    max_domain_seconds: Annotated[float, Field(gt=0)] = 1800.0
-    """Longest time spent on one domain in a part; the rest of its URLs are dropped as timeout."""
+    """After so many network failures of a host in a row, the rest of its URLs in a part are given up."""
+    max_host_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    """Longest time spent on one host in a part; the rest of its URLs are dropped as timeout."""
     verify_threads: Annotated[int, Field(ge=1, le=64)] = 2
     """Threads that check images by decoding."""
     memory_bytes: Annotated[int, Field(ge=1 << 20)] = 512 << 20
@@ -149,14 +149,15 @@ class Fetcher:
 
     async def fetch(self, url: str) -> Fetched:
         """The image at a canonical URL, or why there is none. Never raises for what a server does."""
-        started, attempt, wait = time.monotonic(), 0, 0.0
+        started, attempt = time.monotonic(), 0
         while True:
             attempt += 1
             result, again = await self._attempt(url)
             if again is None or attempt >= self.config.max_attempts:
                 break
-            wait = self.config.retry_seconds * 2 ** (attempt - 1) if again.wait_seconds is None else again.wait_seconds
-            if wait > self.config.max_retry_after_seconds:
+            # A host's own wish was noted where it came in; every request to that host waits for it.
+            wait = self.config.retry_seconds * 2 ** (attempt - 1) if again.wait_seconds is None else 0.0
+            if (again.wait_seconds or 0.0) > self.config.max_retry_after_seconds:
                 break
             await asyncio.sleep(wait)
         return replace(result, attempts=attempt, seconds=time.monotonic() - started, fetched_at=datetime.now(UTC))
@@ -207,13 +208,16 @@ class Fetcher:
 
     async def _request(self, url: str, parts: UrlParts, limits: Limits, wants: WantsBody) -> Response:
         """A request in the domain's turn and in one of the process's slots, taken in this order: a slot never waits."""
-        gate = self.gates.of(registered_domain(parts.host))
-        async with gate.turn(), self._slots:
+        while (wait := self.gates.pause_seconds(parts.host)) > 0:
+            if wait > self.config.max_retry_after_seconds:
+                raise Refusal("rate_limited", f"{parts.host} wants no request for {wait:.0f} s")
+            await asyncio.sleep(wait)
+        async with self.gates.of(registered_domain(parts.host)).turn(), self._slots:
             try:
                 return await get(self._session, url, limits, wants)
             except Refusal as refusal:
                 if refusal.wait_seconds is not None:
-                    gate.pause(min(refusal.wait_seconds, self.config.max_retry_after_seconds))
+                    self.gates.pause(parts.host, refusal.wait_seconds)
                 raise
 
     def _wants_body(self, status: int, headers: CIMultiDictProxy[str]) -> bool:

@@ -1,4 +1,4 @@
-"""How often one registered domain is asked: so many requests at a time, so many a second, pauses as it wishes."""
+"""How often others are asked: so many requests at a time and a second to one owner, pauses as a host wishes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ _MAX_IDLE_GATES = 50_000
 
 
 class DomainGate:
-    """One domain's turns, in the order they were asked for. Waiting here costs nobody else anything."""
+    """One registered domain's turns, in the order they were asked for. Waiting here costs nobody else anything."""
 
     def __init__(self, *, concurrency: int, requests_per_second: float) -> None:
         self._turns = asyncio.Semaphore(concurrency)
@@ -18,7 +18,7 @@ class DomainGate:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Holds one of the domain's turns for the block, once its rate and its pauses allow."""
+        """Holds one of the domain's turns for the block, once its rate allows."""
         self.users += 1
         try:
             async with self._turns:
@@ -30,17 +30,18 @@ class DomainGate:
         finally:
             self.users -= 1
 
-    def pause(self, seconds: float) -> None:
-        """No new request before `seconds` from now."""
-        self._next = max(self._next, asyncio.get_running_loop().time() + seconds)
-
 
 class Gates:
-    """A gate per registered domain, shared by everything that this process downloads."""
+    """A gate per registered domain, and the hosts that asked to be left alone for a while.
+
+    Shared by everything that this process downloads. The pace is a matter of the owner, so it counts by registered
+    domain; `Retry-After` is the word of one host, and stops only that one.
+    """
 
     def __init__(self, *, concurrency: int, requests_per_second: float) -> None:
         self._concurrency, self._requests_per_second = concurrency, requests_per_second
         self._gates: dict[str, DomainGate] = {}
+        self._paused_until: dict[str, float] = {}
 
     def of(self, domain: str) -> DomainGate:
         """The domain's gate."""
@@ -52,3 +53,15 @@ class Gates:
                 concurrency=self._concurrency, requests_per_second=self._requests_per_second
             )
         return gate
+
+    def pause(self, host: str, seconds: float) -> None:
+        """No new request to this host before `seconds` from now."""
+        until = asyncio.get_running_loop().time() + seconds
+        self._paused_until[host] = max(self._paused_until.get(host, 0.0), until)
+
+    def pause_seconds(self, host: str) -> float:
+        """How long this host still wants to be left alone; 0 when it does not."""
+        left = self._paused_until.get(host, 0.0) - asyncio.get_running_loop().time()
+        if left <= 0:
+            self._paused_until.pop(host, None)
+        return max(0.0, left)

@@ -20,7 +20,7 @@ _KEEP_FAILED_SECONDS = 300.0
 _MAX_ORIGINS = 50_000
 _MAX_REDIRECTS = 5  # RFC 9309, 2.3.1.2
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_NETWORK = frozenset({"dns", "connection", "tls", "timeout", "private_address", "truncated"})
+_NETWORK = frozenset({"dns", "rate_limited", "connection", "tls", "timeout", "private_address", "truncated"})
 
 Request = Callable[[str, UrlParts, Limits, WantsBody], Awaitable[Response]]
 

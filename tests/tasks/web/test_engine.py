@@ -285,6 +285,15 @@ def test_a_retry_after_beyond_the_limit_gives_up(web: HostileWeb, fetch: Fetch) 
     assert (result.reason, result.attempts, result.status) == ("rate_limited", 1, 429)
 
 
+def test_a_host_that_wants_to_be_left_alone_is_left_alone_and_others_go_on(web: HostileWeb, fetch: Fetch) -> None:
+    web.page("tired.shop.example/image.jpg", b"", 429, Retry_After="3600")
+    urls = [f"http://{host}.shop.example/image.jpg" for host in ("tired", "fresh")]
+    urls.insert(1, "http://tired.shop.example/large.jpg")
+    results = fetch(urls, concurrency_per_domain=1)
+    assert [result.reason for result in results] == ["rate_limited", "rate_limited", None]
+    assert web.asked["tired.shop.example/large.jpg"] == 0
+
+
 def test_a_domain_is_asked_by_few_at_a_time_and_others_do_not_wait(web: HostileWeb, fetch: Fetch) -> None:
     async def slow(_: Request, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.1)
@@ -309,7 +318,7 @@ def test_subdomains_share_the_pace_of_their_registered_domain(web: HostileWeb, f
     assert time.monotonic() - started >= 4 / 20
 
 
-def test_a_domain_that_only_fails_is_given_up(web: HostileWeb, fetch: Fetch) -> None:
+def test_a_host_that_only_fails_is_given_up(web: HostileWeb, fetch: Fetch) -> None:
     urls = [f"http://dead.example/hangs-up.jpg?{number}" for number in range(30)]
     for number in range(30):
         web.pages[f"dead.example/hangs-up.jpg?{number}"] = web.pages["/hangs-up.jpg"]
@@ -318,11 +327,11 @@ def test_a_domain_that_only_fails_is_given_up(web: HostileWeb, fetch: Fetch) -> 
     assert [result.attempts for result in results] == [1] * 5 + [0] * 25
 
 
-def test_a_domain_has_only_so_much_time(web: HostileWeb, fetch: Fetch) -> None:
+def test_a_host_has_only_so_much_time(web: HostileWeb, fetch: Fetch) -> None:
     urls = [f"http://tar.example/drip.jpg?{number}" for number in range(10)]
     for number in range(10):
         web.pages[f"tar.example/drip.jpg?{number}"] = web.pages["/drip.jpg"]
-    results = fetch(urls, max_domain_seconds=0.3, total_seconds=0.4, concurrency_per_domain=4)
+    results = fetch(urls, max_host_seconds=0.3, total_seconds=0.4, concurrency_per_domain=4)
     assert [result.attempts for result in results] == [1] * 4 + [0] * 6
     assert {result.reason for result in results} == {"timeout"}
 
