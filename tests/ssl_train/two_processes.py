@@ -1,0 +1,130 @@
+"""What one process and two must agree on; run by `test_two_processes.py`, in itself and as two processes.
+
+usage: two_processes.py FOLDER, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from ssl_train.checkpoint import Checkpointing, Checkpoints, export_teacher
+from ssl_train.data.collate import Batch
+from ssl_train.distributed import World, join_world, mean_over_ranks
+from ssl_train.losses.centering import SoftmaxCentering, sinkhorn_knopp
+from ssl_train.methods import DinoV2, DinoV2Networks
+from ssl_train.models import Vit
+from ssl_train.models.heads import DinoHead
+from ssl_train.optim import Optim, build_optimizer, clip_gradients
+from ssl_train.parallel import shard
+
+IMAGES, PATCHES, NUM_LOCAL = 8, 16, 3
+# Large layer scales: with the usual 1e-5 the class tokens of a fresh network are nearly equal, and the gradient of
+# their distances is mostly rounding.
+MODEL = Vit(size="tiny", patch_size=8, image_size=32, num_registers=1, interpolation="antialias", layer_scale=0.5)
+HEAD = DinoHead(num_prototypes=24, hidden_dim=32, bottleneck_dim=16)
+OPTIM = Optim(lr=1e-2, lr_scaling="none", warmup_steps=0, frozen_last_layer_steps=0)
+# By scenario: does the method share one head, and which images have masked patches? With two processes the second
+# one has the images from 4 on.
+SCENARIOS = {
+    "softmax_tied_uneven": (DinoV2(dino_head=HEAD, group_images=4), (0, 1, 2, 5)),
+    "sinkhorn_untied_one_without": (
+        DinoV2(dino_head=HEAD, ibot_head=HEAD, centering="sinkhorn_knopp", group_images=4),
+        (0, 3),
+    ),
+    "sinkhorn_tied_none": (DinoV2(dino_head=HEAD, centering="sinkhorn_knopp", group_images=2), ()),
+    "softmax_untied_one_without": (DinoV2(dino_head=HEAD, ibot_head=HEAD, group_images=4), (6, 7)),
+}
+
+
+def batch_of(masked_images: tuple[int, ...], world: World) -> Batch:
+    """This process's part of eight images; image i has i + 1 masked patches in its first view if it is masked."""
+    random = torch.Generator().manual_seed(1)
+    views = torch.randn(2, IMAGES, 3, 32, 32, generator=random)
+    local = torch.randn(NUM_LOCAL, IMAGES, 3, 16, 16, generator=random)
+    masks = torch.zeros(2, IMAGES, PATCHES, dtype=torch.bool)
+    for image in masked_images:
+        masks[0, image, : image + 1] = True
+        masks[1, image, -2:] = True
+    share = IMAGES // world.size
+    own = slice(world.rank * share, (world.rank + 1) * share)
+    mask = masks[:, own].flatten(0, 1)
+    weights = (1 / mask.sum(-1).clamp(min=1)).unsqueeze(-1).expand_as(mask)[mask]
+    keys = tuple(str(image) for image in range(IMAGES))[own]
+    return Batch(
+        keys,
+        views[:, own].flatten(0, 1),
+        local[:, own].flatten(0, 1),
+        mask,
+        mask.flatten().nonzero().flatten(),
+        weights,
+    )
+
+
+def whole(tensor: Tensor) -> Tensor:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+
+
+def built(method: DinoV2, world: World) -> tuple[DinoV2Networks, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    networks = method.build(MODEL, num_steps=10)
+    shard((networks.student, networks.teacher), world, "fp32")
+    optimizer = build_optimizer(networks.student, OPTIM)
+    OPTIM.schedules(num_steps=10, batch_images=IMAGES).apply(optimizer, 1)
+    for group in optimizer.param_groups:
+        group["eps"] = 1.0  # Adam's division would turn the rounding of gradients that are zero into whole steps
+    return networks, optimizer
+
+
+def train_two_steps(
+    networks: DinoV2Networks, optimizer: torch.optim.Optimizer, batch: Batch
+) -> Iterator[tuple[str, Tensor]]:
+    """Loss terms, gradients and norms of two steps, and the teacher after them."""
+    for step in range(2):
+        losses = networks.loss(batch, step)
+        losses.total.backward()
+        means = mean_over_ranks({"total": losses.total, **losses.terms}, torch.device("cpu"))
+        yield from ((f"step {step} {name}", torch.tensor(value)) for name, value in means.items())
+        for name, parameter in networks.student.named_parameters():
+            assert parameter.grad is not None, name
+            yield f"step {step} gradient {name}", whole(parameter.grad)
+        yield from ((f"step {step} norm {name}", norm.detach()) for name, norm in clip_gradients(networks.student, 0.5))
+        optimizer.step()
+        optimizer.zero_grad()
+        networks.after_step(step)
+    yield from ((f"teacher {name}", whole(parameter)) for name, parameter in networks.teacher.named_parameters())
+    yield from ((f"buffer {name}", buffer.clone()) for name, buffer in networks.named_buffers())
+
+
+def targets_of_uneven_rows(world: World) -> Iterator[tuple[str, Tensor]]:
+    """Sinkhorn-Knopp and the centre where the second process has no rows at all; the first one's rows."""
+    rows = torch.randn(6, 5, generator=torch.Generator().manual_seed(2))
+    own = rows if world.is_main else rows[:0]
+    yield "sinkhorn", sinkhorn_knopp(own, temperature=0.5)
+    centering = SoftmaxCentering(5)
+    centering(own, 0.1)
+    centering.commit()
+    yield "centre", centering.center
+
+
+def everything(world: World, folder: Path) -> dict[str, Tensor]:
+    """All numbers to compare; the last scenario is also saved and exported under `folder`."""
+    numbers = dict(targets_of_uneven_rows(world))
+    for name, (method, masked_images) in SCENARIOS.items():
+        networks, optimizer = built(method, world)
+        steps = train_two_steps(networks, optimizer, batch_of(masked_images, world))
+        numbers |= {f"{name}: {key}": value for key, value in steps}
+    Checkpoints(str(folder), Checkpointing(), facts={}, world=world).save(2, networks, optimizer)
+    export_teacher(str(folder / "teacher.safetensors"), networks, model=MODEL, step=2, seed=0, world=world)
+    return numbers
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with join_world() as this:
+        found = everything(this, Path(sys.argv[1]))
+        if this.is_main:
+            torch.save(found, Path(sys.argv[1]) / "numbers.pt")
