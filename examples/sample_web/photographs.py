@@ -28,7 +28,6 @@ _CROPS: Mapping[str, tuple[str, str, Box]] = MappingProxyType(
         "clock": ("skimage", "data/clock_motion.png", (0, 0, 400, 300)),
         "cup": ("skimage", "data/coffee.png", (0, 0, 600, 400)),
         "coins": ("skimage", "data/coins.png", (0, 0, 384, 303)),
-        "grass": ("skimage", "data/grass.png", (0, 0, 512, 400)),
         "gravel": ("skimage", "data/gravel.png", (0, 0, 400, 512)),
         "deep_field_a": ("skimage", "data/hubble_deep_field.jpg", (0, 0, 500, 436)),
         "deep_field_b": ("skimage", "data/hubble_deep_field.jpg", (500, 436, 1000, 872)),
@@ -49,7 +48,7 @@ _CROPS: Mapping[str, tuple[str, str, Box]] = MappingProxyType(
 
 PHOTOGRAPHS: tuple[str, ...] = tuple(_CROPS)
 
-_TEXTURES = frozenset({"bricks", "grass", "gravel", "moon_a", "moon_b", "deep_field_a", "deep_field_b"})
+_TEXTURES = frozenset({"bricks", "gravel", "moon_a", "moon_b", "deep_field_a", "deep_field_b"})
 
 _PORTRAIT = ("skimage", "data/astronaut.png")
 _HEAD: Box = (138, 8, 310, 236)  # the head with hair and collar

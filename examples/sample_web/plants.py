@@ -18,7 +18,7 @@ STRENGTHS: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxyType(
     {
         "recompress": {"quality": (30, 60)},
         "resize": {"factor": (0.6, 0.85)},
-        "crop": {"kept_area": (0.7, 0.9)},
+        "crop": {"kept_area": (0.78, 0.92)},
         "colour": {
             "brightness": (0.8, 1.25),
             "contrast": (0.8, 1.2),
@@ -26,9 +26,9 @@ STRENGTHS: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxyType(
             "hue_turns": (-0.03, 0.03),
         },
         "border": {"share_of_longer_side": (0.03, 0.08)},
-        "text": {"share_of_height": (0.08, 0.13), "lines": (1, 2)},
+        "text": {"share_of_height": (0.06, 0.1), "lines": (1, 2)},
         "mirror": {},
-        "blend": {"weight_of_original": (0.75, 0.85)},
+        "blend": {"weight_of_original": (0.8, 0.9)},
     }
 )
 """Each kind of copy and the ranges its parameters are drawn from, uniformly."""
@@ -113,8 +113,11 @@ def _mirror(image: Image.Image, drawn: Mapping[str, float], rng: np.random.Gener
 
 def _blend(image: Image.Image, drawn: Mapping[str, float], rng: np.random.Generator) -> Image.Image:
     concept, seed = CONCEPTS[int(rng.integers(len(CONCEPTS)))], int(rng.integers(2**62))
-    other = Image.fromarray(render_scene(concept, seed, image.size))
-    return Image.blend(other, image, drawn["weight_of_original"])
+    other = render_scene(concept, seed, image.size).astype(np.float32)
+    # Not more contrasty than the original: a pale picture under a glaring one is the other picture.
+    other = other.mean() + (other - other.mean()) * min(1.0, float(np.asarray(image).std() / max(other.std(), 1.0)))
+    faint = Image.fromarray(np.clip(other, 0, 255).astype(np.uint8))
+    return Image.blend(faint, image, drawn["weight_of_original"])
 
 
 _Transform = Callable[[Image.Image, Mapping[str, float], np.random.Generator], Image.Image]

@@ -26,15 +26,16 @@ from examples.sample_web.canvas import (
 
 
 def bubbles(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Soap bubbles of many sizes, rims iridescent, floating before a plain blend of colours."""
+    """Soap bubbles of many sizes, rims iridescent, floating before a cloudy blend of colours."""
     hue = rng.random()
     ends = [
         hsv(hue + shift, rng.uniform(0.3, 0.8), value)
         for shift, value in ((0, rng.uniform(0.5, 1)), (rng.uniform(0.05, 0.5), rng.uniform(0.1, 0.6)))
     ]
     painting = gradient(width, height, [(0, ends[0]), (1, ends[1])], turns=rng.random())
-    count = int(rng.integers(6, 34))
-    radii = np.sort(rng.uniform(0.15, 1, count) ** 2.5)[::-1] * rng.uniform(0.18, 0.4) * width
+    painting *= 0.55 + 0.9 * noise(rng, width, height, cells=rng.uniform(2, 6), octaves=3)[..., None]
+    count = int(rng.integers(14, 40))
+    radii = np.sort(rng.uniform(0.3, 1, count) ** 2.5)[::-1] * rng.uniform(0.2, 0.4) * width
     middle = rng.uniform(0.15, 0.85, 2) * (width, height)
     for radius in np.maximum(radii, 5):
         x, y = (

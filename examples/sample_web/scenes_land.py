@@ -167,7 +167,7 @@ def mountains(rng: np.random.Generator, width: int, height: int) -> Image.Image:
         near = (layer + 1) / layers
         line = ridge(rng, width, bumps=rng.uniform(0.6, 3), roughness=rng.uniform(0.42, 0.58))
         crest = height * (first + layer * rng.uniform(0.1, 0.25)) + (1 - line) * height * rng.uniform(0.25, 0.7)
-        relief = noise(rng, width, height, cells=6, octaves=5)
+        relief = noise(rng, width, height, cells=rng.uniform(3, 12), octaves=5)
         slope = np.gradient(relief, axis=1) * (width * light * 0.25) + np.gradient(crest)[None, :] * (light * 0.35)
         face = np.clip(0.75 + slope, 0.35, 1.35)[..., None]
         rows = np.arange(height, dtype=np.float32)[:, None]
