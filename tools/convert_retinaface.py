@@ -38,6 +38,7 @@ LEVELS = 3
 def wire_fields(message: bytes) -> Iterator[tuple[int, Any]]:
     """(field number, value) of one protobuf message: ints for varints, bytes for everything else."""
     at = 0
+    value: Any
     while at < len(message):
         key, at = _varint(message, at)
         match key & 7:
@@ -227,7 +228,7 @@ class Converter:
             case "Relu":
                 return self.emit("Relu", [self.tensor(node.inputs[0])])
             case "Relu6":
-                limits = [self.store(np.float32(0)), self.store(np.float32(6))]
+                limits = [self.store(np.array(0, np.float32)), self.store(np.array(6, np.float32))]
                 return self.emit("Clip", [self.tensor(node.inputs[0]), *limits])
             case "LeakyRelu":
                 return self.emit("LeakyRelu", [self.tensor(node.inputs[0])], alpha=node.number("alpha"))

@@ -21,7 +21,9 @@ ASTRONAUT = np.asarray(photographs.astronaut(), np.uint8)
 
 def _pictures() -> list[Pixels]:
     """Twelve pictures of several sizes and shapes, with and without people."""
-    shapes = [cv2.resize(ASTRONAUT, size) for size in ((320, 320), (200, 333), (900, 411), (77, 640))]
+    shapes = [
+        np.asarray(cv2.resize(ASTRONAUT, size), np.uint8) for size in ((320, 320), (200, 333), (900, 411), (77, 640))
+    ]
     faces = [picture for picture, _ in list(planted_faces(150))[:5]]
     return [ASTRONAUT, *shapes, *faces, *backgrounds()[:2]]
 
