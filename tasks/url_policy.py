@@ -3,7 +3,7 @@
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +27,6 @@ from tasks.web.urls import MAX_STORED_CHARS
 
 class UrlPolicy(StageConfig):
     """Which URLs may be fetched. A domain in a list stands for its subdomains too."""
-
-    NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = frozenset()
 
     schemes: frozenset[Literal["http", "https"]] = frozenset({"http", "https"})
     """Schemes that are fetched."""
