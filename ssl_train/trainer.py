@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ssl_train.checkpoint import Checkpoints, export_teacher
 from ssl_train.config import TrainConfig, check_config, dump_config, plain_values
@@ -62,10 +61,10 @@ class Trainer:
             for step, batch, waited in timed(self.loader.from_(start)):
                 self.schedules.apply(self.optimizer, step)
                 losses = self._loss(batch, step)
-                numbers = self._optimizer_step(losses, batch, step)
+                numbers, stop = self._optimizer_step(losses, batch, step)
                 metrics.log(step, {**numbers, **self._scheduled(step), "loader_wait_seconds": waited})
-                self._maybe_save(step + 1, numbers["stop"] > 0)
-                if numbers["stop"] > 0 and step + 1 < self.config.num_steps:
+                self._maybe_save(step + 1, stop)
+                if stop and step + 1 < self.config.num_steps:
                     metrics.say(f"stopped after step {step + 1}, saved; the same command goes on from here")
                     return False
             self._export(TEACHER, self.config.num_steps)
@@ -84,29 +83,27 @@ class Trainer:
         with compute_in(self.config.precision, self.world):
             return self.networks.loss(batch.to(self.world.device), step)
 
-    def _optimizer_step(self, losses: Losses, batch: Batch, step: int) -> dict[str, float]:
-        """Step where loss and gradients are finite on every process; returns what there is to say, averaged."""
+    def _optimizer_step(self, losses: Losses, batch: Batch, step: int) -> tuple[dict[str, float], bool]:
+        """Step if loss and gradients are finite on every process.
+
+        Returns what there is to say, averaged over processes, and whether any of them was asked to stop.
+        """
         losses.total.backward()  # type: ignore[no-untyped-call]
         student = self.networks.student
         norms = {f"grad_norm_{name}": norm for name, norm in clip_gradients(student, self.config.optim.max_grad_norm)}
-        told: Mapping[str, Tensor | float] = {
-            "loss": losses.total,
-            **losses.terms,
-            **losses.monitors,
-            **norms,
-            "stop": float(self.stop.is_set()),
-            "undecodable": float(batch.num_undecodable),
-        }
-        numbers = mean_over_ranks(told, self.world.device)
-        finite = all(math.isfinite(numbers[name]) for name in ("loss", *norms))
+        said = {"loss": losses.total, **losses.terms, **losses.monitors, **norms}
+        signals = {"stop": float(self.stop.is_set()), "undecodable": float(batch.num_undecodable)}
+        means = mean_over_ranks({**said, **signals}, self.world.device)
+        finite = all(math.isfinite(means[name]) for name in ("loss", *norms))
         step_if_finite(self.optimizer, finite=finite)
         if finite:
             self.networks.after_step(step)
-        self._count(batch, step, numbers, finite=finite)
-        return numbers
+        self._undecodable += round(means["undecodable"] * self.world.size)
+        numbers = {name: means[name] for name in said}
+        self._count_skipped(batch, step, numbers, finite=finite)
+        return numbers, means["stop"] > 0
 
-    def _count(self, batch: Batch, step: int, numbers: Mapping[str, float], *, finite: bool) -> None:
-        self._undecodable += round(numbers["undecodable"] * self.world.size)
+    def _count_skipped(self, batch: Batch, step: int, numbers: Mapping[str, float], *, finite: bool) -> None:
         self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
         if finite:
             return
