@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import Field
 
 from storage.images import Pixels, resize
@@ -64,5 +65,11 @@ def content_share(pixels: Pixels, *, levels: int) -> float:
     if scale < 1:
         pixels = resize(pixels, height=max(1, round(height * scale)), width=max(1, round(width * scale)), method="area")
     colours = pixels.reshape(-1, 3).astype(np.int16)
-    differs = np.abs(colours - np.median(colours, axis=0)).max(axis=1) > levels
+    differs = np.abs(colours - _median_colour(colours)).max(axis=1) > levels
     return float(differs.mean())
+
+
+def _median_colour(colours: NDArray[np.int16]) -> NDArray[np.int16]:
+    """The (upper) median of each channel of [pixels, 3], by counting: bytes need no sorting."""
+    counts = [np.bincount(channel, minlength=256).cumsum() for channel in colours.T]
+    return np.array([np.searchsorted(count, len(colours) // 2, side="right") for count in counts], np.int16)
