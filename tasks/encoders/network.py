@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from storage.images import Method, resize
-from tasks.encoders.base import EncoderUnavailable, Floats, Pixels8, unit
+from tasks.encoders.base import EncoderUnavailable, Floats, Pixels8, bounded_threads, unit
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -102,16 +101,5 @@ class NetworkEncoder:
             yield [row for row, _ in group], [image for _, image in group]
 
     def _run(self, images: Sequence[Pixels8]) -> Tensor:
-        with torch.inference_mode(), _threads(self._num_threads):
+        with torch.inference_mode(), bounded_threads(self._num_threads):
             return self._network(self._preparation.normalise(images)).float()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Torch's threads inside the block: parts run beside each other, and each would take all cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tasks.encoders.base import Floats, Pixels8
+from tasks.encoders.base import Floats, Pixels8, product
 
 SIDES = (128, 90, 64, 45)
 """Square roots of the working areas, a factor of about 1.4 apart."""
@@ -128,27 +128,31 @@ def patch_words(image: Pixels8, codebook: Codebook) -> Floats:
     """
     k, d = codebook.words.shape
     total = np.zeros((k, d), dtype=np.float32)
-    offsets = 0.5 * (codebook.words**2).sum(axis=1)
     for side in SIDES:
         described, weights = patches(gradients(opponent(scaled(image, side))[..., 0]))
-        reduced = (described - codebook.mean) @ codebook.directions  # [patches, d]
-        nearest = (reduced @ codebook.words.T - offsets).argmax(axis=1)
+        reduced, nearest = _nearest_words(described, codebook)
         membership = np.zeros((len(nearest), k), dtype=np.float32)
         membership[np.arange(len(nearest)), nearest] = weights
-        total += membership.T @ reduced - membership.sum(axis=0)[:, None] * codebook.words
+        total += product(membership.T, reduced) - membership.sum(axis=0)[:, None] * codebook.words
     mirrored = np.concatenate([total[k // 2 :], total[: k // 2]]) * codebook.signs
     both = total + mirrored
     return np.asarray(both / (np.linalg.norm(both, axis=1, keepdims=True) + 1e-3), dtype=np.float32).ravel()
 
 
+def _nearest_words(described: Floats, codebook: Codebook) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Patches in the codebook's few numbers [patches, d], and the nearest word of each."""
+    reduced = product(described - codebook.mean, codebook.directions)
+    offsets = 0.5 * (codebook.words**2).sum(axis=1)
+    return reduced, (product(reduced, codebook.words.T) - offsets).argmax(axis=1)
+
+
 def word_shares(image: Pixels8, codebook: Codebook) -> Floats:
     """How often each word of the codebook occurs at each scale, with its mirror image: [4 * k / 2], roots of shares."""
     k = len(codebook.words)
-    offsets = 0.5 * (codebook.words**2).sum(axis=1)
     shares = []
     for side in SIDES:
         described, weights = patches(gradients(opponent(scaled(image, side))[..., 0]))
-        nearest = ((described - codebook.mean) @ codebook.directions @ codebook.words.T - offsets).argmax(axis=1)
+        _, nearest = _nearest_words(described, codebook)
         shares.append(np.bincount(nearest % (k // 2), weights, minlength=k // 2))
     return np.sqrt(np.concatenate(shares)).astype(np.float32)
 
@@ -216,6 +220,6 @@ def colours(image: Pixels8) -> Floats:
     small = np.asarray(cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA), dtype=np.float32)
     points = opponent(small).reshape(-1, 3)
     points = (points - points.mean(axis=0)) / (points.std(axis=0) + 6.0)
-    weights = np.outer(centre_weights(32), centre_weights(32)).ravel()
+    weights = np.outer(centre_weights(32), centre_weights(32)).reshape(1, -1)
     waves, phases = _waves()
-    return np.asarray((weights / weights.sum()) @ np.cos(points @ waves + phases), dtype=np.float32)
+    return product((weights / weights.sum()).astype(np.float32), np.cos(product(points, waves) + phases))[0]

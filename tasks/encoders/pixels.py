@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from tasks.config import StageConfig
-from tasks.encoders.base import BuiltEncoder, Floats, Pixels8, unit
+from tasks.encoders.base import BuiltEncoder, Floats, Pixels8, bounded_threads, unit
 from tasks.encoders.pixel_codebook import load_codebook
 from tasks.encoders.pixel_features import colours, layout, patch_words, trim_frame
 
@@ -38,7 +38,8 @@ class PixelDescriptor:
         """RGB pictures [height, width, 3] -> [len(images), dim] of unit length."""
         if not images:
             return np.zeros((0, self.dim), dtype=np.float32)
-        return unit(np.stack([self._describe(image) for image in images]))
+        with bounded_threads(1):
+            return unit(np.stack([self._describe(image) for image in images]))
 
     def _describe(self, image: Pixels8) -> Floats:
         inside = trim_frame(image)
