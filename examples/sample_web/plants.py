@@ -28,7 +28,7 @@ STRENGTHS: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxyType(
         "border": {"share_of_longer_side": (0.03, 0.08)},
         "text": {"share_of_height": (0.06, 0.1), "lines": (1, 2)},
         "mirror": {},
-        "blend": {"weight_of_original": (0.8, 0.9)},
+        "blend": {"weight_of_original": (0.82, 0.9)},
     }
 )
 """Each kind of copy and the ranges its parameters are drawn from, uniformly."""
