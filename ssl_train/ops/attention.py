@@ -1,7 +1,6 @@
 """Self-attention within each crop of a packed run of tokens: SDPA everywhere, xFormers where it is installed."""
 
 from functools import cache, lru_cache
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -23,7 +22,7 @@ def attend(
     `auto` takes xFormers' block-diagonal attention on CUDA in half precision where it is installed, SDPA otherwise.
     Raises ValueError when `xformers` is asked for where it cannot run.
     """
-    can_pack = xformers_is_installed() and qkv.is_cuda and qkv.dtype in (torch.float16, torch.bfloat16)
+    can_pack = qkv.is_cuda and qkv.dtype in (torch.float16, torch.bfloat16) and xformers_runs()
     if kernel == "xformers" and not can_pack:
         raise ValueError(
             "attention kernel 'xformers' needs the xformers package, a CUDA device and half precision; "
@@ -55,5 +54,13 @@ def _block_diagonal_mask(shapes: Shapes) -> Any:
 
 
 @cache
-def xformers_is_installed() -> bool:
-    return find_spec("xformers") is not None
+def xformers_runs() -> bool:
+    """Whether xFormers is installed and has a kernel for the current CUDA device: its wheels do not fit every CUDA."""
+    try:
+        from xformers.ops import memory_efficient_attention
+
+        probe = torch.zeros(1, 8, 1, 64, dtype=torch.bfloat16, device="cuda")
+        memory_efficient_attention(probe, probe, probe)
+    except (ImportError, OSError, NotImplementedError):
+        return False
+    return True

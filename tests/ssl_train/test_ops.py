@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from ssl_train.ops.attention import attend
+from ssl_train.ops.attention import attend, xformers_runs
 from ssl_train.ops.drop_path import num_kept, residual
 from ssl_train.ops.packed import Shapes, pack, unpack
 
@@ -42,6 +42,15 @@ def test_attention_is_the_loop_over_crops_heads_and_tokens() -> None:
 def test_xformers_is_refused_where_it_cannot_run() -> None:
     with pytest.raises(ValueError, match=r"set efficiency\.attention to 'auto' or 'sdpa'"):
         attend(torch.randn(4, 12), ((2, 2),), num_heads=2, kernel="xformers")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not (torch.cuda.is_available() and xformers_runs()), reason="needs a CUDA device and xFormers")
+def test_xformers_has_the_numbers_of_sdpa() -> None:
+    qkv = torch.randn(26, 3 * 128, dtype=torch.bfloat16, device="cuda")
+    shapes = ((2, 9), (4, 2))
+    one, other = (attend(qkv, shapes, num_heads=2, kernel=kernel) for kernel in ("xformers", "sdpa"))
+    assert_close(one, other, rtol=2e-2, atol=2e-2)
 
 
 def test_without_drop_the_residual_is_plain() -> None:
