@@ -1,4 +1,4 @@
-"""Evaluation as a task: k-NN accuracy of the frozen teacher on a labelled set, and of the untrained network beside it."""
+"""Evaluation as a task: k-NN accuracy of the frozen teacher on a labelled set, and of the untrained network."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ class Evaluate(StageConfig):
 
 @stage_task(name="evaluate")
 def evaluate(checkpoint: Manifest, config: Evaluate, layout: Layout) -> Manifest:
-    """scores.json of a checkpoint. Raises ChildFailed with the evaluator's last words, EmptyCollection without images."""
+    """scores.json of a checkpoint. Raises ChildFailed with the last words, EmptyCollection without images."""
     labelled = Collection(name="labelled", path=config.dataset)
     images = len(list_members(labelled))
     stage = Stage("evaluate", version=VERSION, config=config, inputs={"checkpoint": checkpoint}, layout=layout)

@@ -5,14 +5,15 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Self, cast
 
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.states import raise_state_exception
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ssl_train.config import TrainConfig, dump_config, plain_values
+from ssl_train.config import TrainConfig, dump_config, load_config, plain_values
+from ssl_train.errors import ConfigError
 from storage.filesystem import file_sha256, is_url, write_bytes
 from storage.layout import Layout
 from storage.manifest import FileEntry, Manifest
@@ -30,10 +31,12 @@ _SHOWN_METRICS = ("teacher_entropy", "images_per_second")
 
 
 class Pretrain(StageConfig):
-    """The training run on the packed set. The trainer's own config is `train`; data and folder are filled in here."""
+    """The training run on the packed set: a recipe of the trainer and changes to it; data and folder are filled in."""
 
-    train: TrainConfig
-    """The recipe (ssl_train/recipes): model, method, optimizer, schedules."""
+    recipe: str = "vitl16_short"
+    """Name of a recipe (ssl_train/recipes), or the path of a YAML file of the same form."""
+    overrides: tuple[str, ...] = ()
+    """Changes to the recipe: key.of.setting=value, for instance optim.lr=1e-3."""
     num_processes: Annotated[int, Field(ge=1, le=4096)] = 1
     """Processes of torchrun on each node: one per GPU."""
     num_nodes: Annotated[int, Field(ge=1)] = 1
@@ -41,9 +44,23 @@ class Pretrain(StageConfig):
     nodes_rendezvous: str | None = None
     """host:port of torchrun's rendezvous when there are several nodes."""
 
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        self.train()  # a wrong recipe or key is said when the config is read, not after days of curation
+        if self.num_nodes > 1 and self.nodes_rendezvous is None:
+            raise ValueError("num_nodes > 1 needs nodes_rendezvous: host:port of one of the nodes.")
+        return self
+
+    def train(self) -> TrainConfig:
+        """The recipe with its changes."""
+        try:
+            return load_config(self.recipe, self.overrides)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+
     def deciding(self) -> dict[str, Any]:
         """What decides the weights: the trainer's settings without those of speed, reporting and saving."""
-        values = plain_values(self.train)
+        values = plain_values(self.train())
         return {"train": {key: value for key, value in values.items() if key not in _NOT_DECIDING}}
 
 
@@ -67,10 +84,11 @@ def pretrain(dataset: Manifest, config: Pretrain, layout: Layout) -> Manifest:
     if stage.finished:
         return stage.reuse()
     shards = tuple(dataset.file(entry.path) for entry in dataset.files if entry.path.endswith(".tar"))
+    train = config.train()
     settings = dataclasses.replace(
-        config.train,
+        train,
         output_dir=stage.directory,
-        data=dataclasses.replace(config.train.data, shards=shards, folder=None),
+        data=dataclasses.replace(train.data, shards=shards, folder=None),
     )
     run_yaml = stage.path("run.yaml")
     write_bytes(run_yaml, dump_config(settings).encode())
@@ -93,11 +111,7 @@ def pretrain_elsewhere(dataset: Manifest, config: Pretrain, layout: Layout, depl
     stage = pretrain_stage(dataset, config, layout)
     if stage.finished:
         return stage.reuse()
-    parameters = {
-        "root": layout.root,
-        "dataset": dataset.reference,
-        "config": {**config.model_dump(mode="json", exclude={"train"}), "train": plain_values(config.train)},
-    }
+    parameters = {"root": layout.root, "dataset": dataset.reference, "config": config.model_dump(mode="json")}
     run = cast(FlowRun, run_deployment(deployment, parameters=parameters, timeout=None, as_subflow=True))
     raise_state_exception(cast("State[Any]", run.state))
     if not stage.finished:
@@ -113,8 +127,6 @@ def torchrun(config: Pretrain) -> list[str]:
     argv = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={config.num_processes}"]
     if config.num_nodes == 1:
         return [*argv, "--standalone"]
-    if config.nodes_rendezvous is None:
-        raise ValueError("num_nodes > 1 needs nodes_rendezvous: host:port of one of the nodes.")
     return [*argv, f"--nnodes={config.num_nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.nodes_rendezvous}"]
 
 

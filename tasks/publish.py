@@ -23,6 +23,7 @@ class Published:
     """What a run leaves for people: its name, its report, all its manifests, and where Prefect shows it."""
 
     name: str
+    root: str
     report: str
     chain: Mapping[str, Manifest]
     flow_run_id: str | None
@@ -38,7 +39,7 @@ def publish_run(ends: Sequence[Manifest], layout: Layout) -> Published:
     report = write_report(chain, layout, layout.run(record.name))
     if in_run():
         _publish_artifacts(chain, report)
-    return Published(name, report, chain, flow_run_id)
+    return Published(name, layout.root, report, chain, flow_run_id)
 
 
 def ui_address() -> str:

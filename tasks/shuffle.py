@@ -153,10 +153,9 @@ def lineage_rows(part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         table = table.filter(pc.is_in(table["source"], pa.array(part["as_is"], pa.string())))
     past = {stage: _by_id(path, HISTORY_COLUMNS[stage], table["id"]) for stage, path in part["history"].items()}
     for row in table.to_pylist():
-        lineage = {"source": row.get("source"), "split": row.get("split"), "mode": "as_is"}
+        lineage: dict[str, Any] = {"source": row.get("source"), "split": row.get("split"), "as_is": True}
         if past:
-            source, _, mode = (row["detail"] or "").partition(":")
-            lineage = {"source": source, "mode": mode, "query": row["other"], "similarity": _rounded(row["value"])}
+            lineage = {"retrieved_by": row["detail"], "query": row["other"], "similarity": _rounded(row["value"])}
             download, page = past["download"][row["id"]], past["url_policy"][row["id"]]
             lineage |= {"original_sha256": download["sha256"], "final_url": download["final_url"], **page}
         yield {column: row[column] for column in IMAGE_COLUMNS} | {"lineage": lineage}

@@ -7,10 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from prefect import task
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
 from storage.filesystem import exists, file_size, file_sizes, join, make_folder, read_bytes, write_bytes
@@ -21,8 +20,14 @@ from tasks.progress import StageProgress
 from tasks.stage_report import report_stage
 from tasks.workers import map_parts
 
-# Prefect records the run and draws the edges; reuse is decided by the manifests on disk, never by Prefect's cache.
-stage_task = partial(task, cache_policy=NO_CACHE, persist_result=False)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def stage_task(*, name: str, task_run_name: str | None = None) -> Callable[[Callable[P, R]], "Task[P, R]"]:
+    """A Prefect task that records the run and draws the edges; what is reused is decided by the manifests on disk,
+    never by Prefect's cache, and results stay where the stage wrote them."""
+    return task(name=name, task_run_name=task_run_name, cache_policy=NO_CACHE, persist_result=False)
 
 
 class PartsFailed(RuntimeError):

@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from fsspec.core import url_to_fs
 
-from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.tables import read_table
 from tasks.web.urls import name_url

@@ -43,6 +43,7 @@ def workers(config: Workers) -> Iterator[None]:
     if config.address is None and config.num_workers == 0:
         yield
         return
+    _quiet_dask()
     with _connect(config) as client:
         token = _client.set(client)
         try:
@@ -71,10 +72,17 @@ def _connect(config: Workers) -> Iterator[Client]:
             dashboard_address=None,
             silence_logs=logging.ERROR,
             memory_limit=0,
+            env={"PREFECT_LOGGING_ROOT_LEVEL": "ERROR"},
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+def _quiet_dask() -> None:
+    """Dask tells of every connection at INFO, and Prefect makes INFO visible."""
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def map_parts(

@@ -60,9 +60,7 @@ class Batches(Dataset[Batch]):
     world_size: int
 
     def __getitem__(self, step: int) -> Batch:
-        positions = positions_of(
-            step, batch_images=self.data.batch_images, rank=self.rank, world_size=self.world_size
-        )
+        positions = positions_of(step, batch_images=self.data.batch_images, rank=self.rank, world_size=self.world_size)
         keys, crops, undecodable = [], list[Crops](), 0
         for position in positions:
             key, pixels, tries = self._decode(position)
@@ -92,7 +90,9 @@ class Batches(Dataset[Batch]):
         first_group = self.rank * num_images // size
         groups = [
             self.masks.draw(
-                NUM_VIEWS * size, self.grid, np.random.default_rng((MASKS_STREAM, self.seed, step, first_group + number))
+                NUM_VIEWS * size,
+                self.grid,
+                np.random.default_rng((MASKS_STREAM, self.seed, step, first_group + number)),
             )
             for number in range(num_images // size)
         ]

@@ -104,5 +104,7 @@ def index_tar(path: str) -> TarIndex:
                     offsets.append(member.offset_data)
                     sizes.append(member.size)
     except tarfile.TarError as error:
-        raise DataError(f"{path} is not a whole tar: {error}. Write it again, or leave it out of data.shards.") from error
+        raise DataError(
+            f"{path} is not a whole tar: {error}. Write it again, or leave it out of data.shards."
+        ) from error
     return TarIndex(path, offsets, sizes)

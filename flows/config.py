@@ -1,0 +1,95 @@
+"""The whole run on one page: the stages' configs, each from the file of the code that it configures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import yaml
+from pydantic import Field
+
+from tasks.cluster import Cluster
+from tasks.collect import Collect, Collection
+from tasks.config import StageConfig
+from tasks.describe import Describe
+from tasks.download import Download
+from tasks.embed import Embed
+from tasks.evaluate import Evaluate
+from tasks.extract import Extract
+from tasks.filters import Faces, Geometry, Nsfw
+from tasks.hash_dedup import HashDedup
+from tasks.image_filter import ImageFilter
+from tasks.launch import Pretrain
+from tasks.pack import Pack
+from tasks.relative_dedup import RelativeDedup
+from tasks.retrieve import Retrieve
+from tasks.self_dedup import SelfDedup
+from tasks.shuffle import Shuffle
+from tasks.url_policy import UrlPolicy
+from tasks.workers import Workers
+
+
+class CurateConfig(StageConfig):
+    """A run of `curate-lvd`. Defaults are DINOv2's where the paper (arXiv 2304.07193, App. A) names them."""
+
+    root: str
+    """Folder (or s3:// prefix) of everything the run writes; a second run with the same root reuses what is done."""
+    workers: Workers = Workers()
+    """Where the parts are computed."""
+
+    extract: Extract
+    """Crawl files → image URLs."""
+    url_policy: UrlPolicy = UrlPolicy()
+    """Which URLs may be fetched."""
+    download: Download = Download()
+    """URLs → verified images."""
+    screen: ImageFilter = ImageFilter(filters=(Geometry(),))
+    """Filters before deduplication."""
+    hash_dedup: HashDedup = HashDedup()
+    """Images that are the same picture."""
+    safety: ImageFilter = ImageFilter(filters=(Nsfw(), Faces()))
+    """Filters after it: what may not stay, and what must be blurred."""
+
+    collect: Collect = Collect()
+    """How curated sources and benchmarks are read."""
+    benchmarks: tuple[Collection, ...] = ()
+    """Sets of images that the dataset must not hold, nor copies of them; one entry per split."""
+    describe: Describe = Describe()
+    """Images → copy-detection descriptors."""
+    self_dedup: SelfDedup = SelfDedup()
+    """Copies within the pool."""
+    relative_dedup: RelativeDedup = RelativeDedup()
+    """Copies of the benchmarks."""
+
+    sources: Annotated[tuple[Collection, ...], Field(min_length=1)]
+    """Curated sources: what the dataset shall resemble."""
+    embed: Embed = Embed()
+    """Images → semantic embeddings."""
+    cluster: Cluster = Cluster()
+    """k-means of the pool."""
+    retrieve: Retrieve = Retrieve()
+    """What each source brings in."""
+
+    shuffle: Shuffle = Shuffle()
+    """The dataset's order and shards."""
+    pack: Pack = Pack()
+    """How the shards are written."""
+
+    pretrain: Pretrain | None = None
+    """The training on the dataset; null ends with the dataset."""
+    pretrain_deployment: str | None = None
+    """Deployment (pretrain/prod) that trains, on its own work pool; null trains in this run."""
+    evaluate: Evaluate | None = None
+    """The evaluation of the training; null leaves it out."""
+
+
+def load_config(path: Path, places: Mapping[str, str] | None = None) -> CurateConfig:
+    """The config in a YAML file; `$NAME` in it is replaced by `places`.
+
+    Raises pydantic's ValidationError (a ValueError) that names every wrong key, OSError for a missing file, and
+    KeyError for a `$NAME` without a place.
+    """
+    text = path.read_text(encoding="utf-8")
+    if places is not None:
+        text = Template(text).substitute(places)
+    return CurateConfig.model_validate(yaml.safe_load(text))

@@ -1,0 +1,55 @@
+"""The whole chain: a crawl → a curated dataset → a self-supervised teacher and its scores."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prefect import flow
+
+from flows.acquire import acquire
+from flows.config import CurateConfig
+from flows.deduplicate import deduplicate
+from flows.pretrain import train_and_evaluate
+from flows.retrieve import retrieve_and_pack
+from storage.layout import Layout
+from storage.manifest import Manifest
+from tasks.publish import Published, publish_run, ui_address
+from tasks.report import funnel, print_funnel
+from tasks.workers import workers
+
+
+@dataclass(frozen=True)
+class CuratedRun:
+    """What a run leaves: the dataset's folder, the report, and every stage's manifest by "stage/fingerprint"."""
+
+    dataset: str
+    report: str
+    chain: Mapping[str, Manifest]
+
+
+@flow(name="curate-lvd")
+def curate_lvd(config: CurateConfig) -> CuratedRun:
+    """Curate `config.extract.crawl` into a dataset and, if the config says so, pretrain on it and evaluate."""
+    layout = Layout(config.root)
+    with workers(config.workers):
+        acquired = acquire(config, layout)
+        unique = deduplicate(acquired.images, config, layout)
+        dataset = retrieve_and_pack(unique, acquired.history, config, layout)
+    ends = [dataset, *train_and_evaluate(dataset, config, layout)]
+    published = publish_run(ends, layout)
+    _print_end(published, dataset)
+    return CuratedRun(dataset.directory, published.report, published.chain)
+
+
+def _print_end(published: Published, dataset: Manifest) -> None:
+    print_funnel(funnel(published.chain))
+    address = ui_address()
+    run = f"{address}/v2/runs/flow-run/{published.flow_run_id}" if published.flow_run_id else address
+    print(
+        f"\ndataset   {dataset.directory}  ({dataset.rows_kept:,} images)\n"
+        f"report    {published.report}\n"
+        f"UI        {run}   (`make ui` starts the server if it is not running)\n"
+        f"why       .venv/bin/curate-lvd why URL --root {published.root}",
+        file=sys.stdout,
+        flush=True,
+    )
