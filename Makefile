@@ -6,8 +6,7 @@ BIN := $(VENV)/bin
 DATA ?= data
 STAMP := $(VENV)/.installed
 # The project's own Prefect database, so that `make ui` shows what `make curate` ran, and nothing of the user's is touched.
-export PREFECT_HOME ?= $(CURDIR)/$(DATA)/prefect
-export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
+export PREFECT_HOME ?= $(abspath $(DATA))/prefect
 
 .PHONY: help install curate ui test lint check clean
 
@@ -17,15 +16,18 @@ help:  ## What can be made
 install: $(STAMP)  ## The environment (.venv) from pyproject.toml and constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (about 3 GB, some minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
 
 curate: install  ## Run the flow curate-lvd on the embedded sample web
+	@mkdir -p $(PREFECT_HOME)
 	$(BIN)/python -m examples.sample_web --data $(DATA)
 
 ui: install  ## Prefect server, worker and deployments; Ctrl-C ends them
+	@mkdir -p $(PREFECT_HOME)
 	$(BIN)/python -m flows.serve --data $(DATA)
 
 test: install  ## The test suite

@@ -43,7 +43,7 @@ def funnel(chain: Mapping[str, Manifest]) -> list[FunnelRow]:
 
 def print_funnel(rows: Iterable[FunnelRow], reused: frozenset[str] = frozenset()) -> None:
     """The funnel as a table in the terminal."""
-    table = Table(title="Funnel", title_justify="left")
+    table = Table(title="Funnel", title_justify="left", expand=False)
     for name, justify in [("stage", "left"), ("in", "right"), ("kept", "right"), ("drops by reason", "left")]:
         table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
     table.add_column("seconds", justify="right")
