@@ -16,7 +16,7 @@ import numpy as np
 from examples.sample_web.concepts import CONCEPTS, render_scene
 from examples.sample_web.plants import COPY_KINDS, STRENGTHS, transform
 from storage.images import decode_rgb, encode_jpeg
-from tasks.algorithms.whitening import fit_whitening
+from tasks.algorithms.whitening import fit_among_copies
 from tasks.encoders import Pixels, Textures
 from tasks.encoders.base import Floats
 
@@ -47,7 +47,7 @@ def describe(images: list[bytes]) -> tuple[Floats, Floats, float]:
     return vectors, textures.encode([decode_rgb(data, min_side=textures.min_side) for data in images]), seconds
 
 
-def measure(num_scenes: int, num_copies: int, *, dim: int, shrinkage: float, offset: float) -> dict[str, Any]:
+def measure(num_scenes: int, num_copies: int, *, dim: int, shrinkage: float, chance: float) -> dict[str, Any]:
     """Recall by kind of copy at both thresholds, chance pairs among unrelated scenes, neighbours of one concept."""
     with ProcessPoolExecutor(2) as workers:
         scenes = list(workers.map(scene, range(num_scenes), chunksize=16))
@@ -60,7 +60,7 @@ def measure(num_scenes: int, num_copies: int, *, dim: int, shrinkage: float, off
     vectors = np.concatenate([part[0] for part in described])
     textures = np.concatenate([part[1] for part in described])[:num_scenes]
     in_pool = np.r_[np.arange(num_scenes), num_scenes + np.arange(0, len(copies), 5)]
-    whitening = fit_whitening(vectors[in_pool], dim=dim, shrinkage=shrinkage, offset=offset)
+    whitening = fit_among_copies(vectors[in_pool], dim=dim, shrinkage=shrinkage, chance=chance)
     whitened = whitening(vectors)
     originals, planted = whitened[:num_scenes], whitened[num_scenes:]
     similarity = np.einsum("nd,nd->n", planted, originals[np.concatenate(list(chosen.values()))])
@@ -69,7 +69,7 @@ def measure(num_scenes: int, num_copies: int, *, dim: int, shrinkage: float, off
     concepts = np.arange(num_scenes) % len(CONCEPTS)
     return {
         "config": {"scenes": num_scenes, "copies_per_kind": num_copies, "fitted_on": len(in_pool)}
-        | {"dim": whitening.out_dim, "shrinkage": shrinkage, "offset": offset},
+        | {"dim": whitening.out_dim, "shrinkage": shrinkage, "chance": chance, "offset": round(whitening.offset, 3)},
         "strengths": {kind: dict(ranges) for kind, ranges in STRENGTHS.items()},
         "recall": {kind: {str(t): float((values > t).mean()) for t in THRESHOLDS} for kind, values in by_kind.items()},
         "lowest_similarity": {kind: round(float(values.min()), 3) for kind, values in by_kind.items()},
@@ -99,9 +99,9 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=150)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--shrinkage", type=float, default=0.1)
-    parser.add_argument("--offset", type=float, default=0.2)
+    parser.add_argument("--chance", type=float, default=0.45)
     given = parser.parse_args()
-    result = measure(given.scenes, given.copies, dim=given.dim, shrinkage=given.shrinkage, offset=given.offset)
+    result = measure(given.scenes, given.copies, dim=given.dim, shrinkage=given.shrinkage, chance=given.chance)
     print(f"{'copy':12s} {'> 0.6':>7s} {'> 0.45':>7s} {'lowest':>7s}")
     for kind, recall in result["recall"].items():
         print(f"{kind:12s} {recall['0.6']:7.1%} {recall['0.45']:7.1%} {result['lowest_similarity'][kind]:7.2f}")

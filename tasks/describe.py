@@ -20,7 +20,7 @@ from storage.manifest import FileEntry, Manifest
 from storage.tables import count_drops, kept, read_table, write_table
 from storage.vectors import Vectors, write_vectors
 from tasks.algorithms.sampling import id_keys
-from tasks.algorithms.whitening import Whitening, fit_whitening
+from tasks.algorithms.whitening import Whitening, fit_among_copies
 from tasks.config import StageConfig
 from tasks.encoders import BuiltEncoder, Encoder
 from tasks.encoders import Pixels as PixelsEncoder
@@ -35,11 +35,11 @@ class Whiten(StageConfig):
     """Centring and whitening with a sample of the pool, as SSCD's authors advise where one has such a sample."""
 
     dim: Annotated[int, Field(ge=2, le=4096)] = 512
-    """Dimensions that are left; fewer when the pool has not three times as many images."""
+    """Dimensions that are left; fewer when the pool has not twice as many images."""
     shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.1
     """0 makes all directions equally long, 1 leaves their lengths."""
-    offset: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """Lifts every cosine c to (c + offset) / (1 + offset), to put copies where the thresholds expect them."""
+    chance: Annotated[float, Field(ge=0, lt=1)] = 0.45
+    """Cosine that the most similar of a million unrelated pairs are to have: thresholds were found for other scales."""
     sample_images: Annotated[int, Field(ge=16)] = 20_000
     """Images of the pool that whitening is fitted on, chosen by their ids."""
 
@@ -183,7 +183,7 @@ def fit_on(sampled: Sequence[Outcome], directory: str, config: Whiten, target: s
     sample = Vectors(paths)
     vectors = sample.take(range(sample.shape[0])).astype(np.float32)
     try:
-        fitted = fit_whitening(vectors, dim=config.dim, shrinkage=config.shrinkage, offset=config.offset)
+        fitted = fit_among_copies(vectors, dim=config.dim, shrinkage=config.shrinkage, chance=config.chance)
     except ValueError as error:
         raise NoImages(f"whitening cannot be fitted on {len(vectors)} images: {error}. Set whiten to null.") from error
     offset = np.array([fitted.offset], dtype=np.float32)
