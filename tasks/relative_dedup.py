@@ -48,6 +48,11 @@ def relative_dedup(
     stage = Stage("relative_dedup", version=VERSION, config=config, inputs=inputs, layout=layout)
     if stage.finished:
         return stage.reuse()
+    if unique.rows_in != described.rows_kept:
+        raise ValueError(
+            f"{unique.directory} judges {unique.rows_in} images, {described.directory} describes {described.rows_kept}: "
+            "give the descriptors that self_dedup was given."
+        )
     rows = kept_rows(unique)
     known = Pool(references)
     vectors = Concatenated([Selected(Pool(described).vectors, rows), known.vectors])
