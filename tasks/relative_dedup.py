@@ -50,8 +50,9 @@ def relative_dedup(
         return stage.reuse()
     if unique.rows_in != described.rows_kept:
         raise ValueError(
-            f"{unique.directory} judges {unique.rows_in} images, {described.directory} describes {described.rows_kept}: "
-            "give the descriptors that self_dedup was given."
+            f"{unique.directory} judges {unique.rows_in} images, "
+            f"{described.directory} describes {described.rows_kept}. "
+            "Give the descriptors that self_dedup was given."
         )
     rows = kept_rows(unique)
     known = Pool(references)

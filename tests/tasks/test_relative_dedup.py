@@ -112,5 +112,5 @@ def test_benchmarks_without_an_image_are_an_error(described: Manifest, layout: L
 def test_verdicts_about_another_pool_are_refused(described: Manifest, references: Manifest, layout: Layout) -> None:
     other = made_stage(layout, "describe", [[image_row(1), image_row(2)]], [np.eye(DIM)[:2]])
     unique = self_dedup.fn(other, SelfDedup(), layout)
-    with pytest.raises(ValueError, match="judges 2 images.* describes 7"):
+    with pytest.raises(ValueError, match=r"judges 2 images.* describes 7"):
         relative_dedup.fn(described, unique, references, RelativeDedup(), layout)
