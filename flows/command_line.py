@@ -54,12 +54,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _funnel(options: argparse.Namespace) -> int:
-    print_funnel(funnel(load_chain(Layout(options.root), options.run)))
+    print_funnel(funnel(load_chain(Layout.at(options.root), options.run)))
     return 0
 
 
 def _why(options: argparse.Namespace) -> int:
-    steps = trace(options.record, load_chain(Layout(options.root), options.run))
+    steps = trace(options.record, load_chain(Layout.at(options.root), options.run))
     if not steps:
         print(f"curate-lvd: no stage of the run in {options.root} has seen {options.record!r}.", file=sys.stderr)
         return 1

@@ -25,12 +25,13 @@ class CuratedRun:
     dataset: str
     report: str
     chain: Mapping[str, Manifest]
+    flow_run_id: str | None
 
 
 @flow(name="curate-lvd")
 def curate_lvd(config: CurateConfig) -> CuratedRun:
     """Curate `config.extract.crawl` into a dataset and, if the config says so, pretrain on it and evaluate."""
-    layout = Layout(config.root)
+    layout = Layout.at(config.root)
     with workers(config.workers):
         acquired = acquire(config, layout)
         unique = deduplicate(acquired.images, config, layout)
@@ -38,7 +39,7 @@ def curate_lvd(config: CurateConfig) -> CuratedRun:
     ends = [dataset, *train_and_evaluate(dataset, config, layout)]
     published = publish_run(ends, layout)
     _print_end(published, dataset)
-    return CuratedRun(dataset.directory, published.report, published.chain)
+    return CuratedRun(dataset.directory, published.report, published.chain, published.flow_run_id)
 
 
 def _print_end(published: Published, dataset: Manifest) -> None:

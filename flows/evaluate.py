@@ -11,5 +11,5 @@ from tasks.lineage import load_reference
 @flow(name="evaluate")
 def evaluate_checkpoint(root: str, checkpoint: str, config: Evaluate) -> Manifest:
     """k-NN accuracy of a training's teacher ("pretrain/<fingerprint>" below `root`) and of the untrained network."""
-    layout = Layout(root)
+    layout = Layout.at(root)
     return evaluate(load_reference(checkpoint, layout), config, layout)

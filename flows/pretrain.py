@@ -13,7 +13,7 @@ from tasks.lineage import load_reference
 @flow(name="pretrain")
 def pretrain_dataset(root: str, dataset: str, config: Pretrain) -> Manifest:
     """Train on a packed dataset ("pack/<fingerprint>" below `root`); a killed training goes on where it was."""
-    layout = Layout(root)
+    layout = Layout.at(root)
     return pretrain(load_reference(dataset, layout), config, layout)
 
 

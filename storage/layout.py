@@ -1,6 +1,7 @@
 """Every path of a run, named once."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from storage.filesystem import is_url, join
 
@@ -18,6 +19,11 @@ class Layout:
     """
 
     root: str
+
+    @classmethod
+    def at(cls, root: str) -> "Layout":
+        """The layout of a root as a user writes it: a local path is made absolute, so that workers find it too."""
+        return cls(root if is_url(root) else str(Path(root).resolve()))
 
     def stage(self, name: str, fingerprint: str) -> str:
         """Folder of one stage's result."""

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from storage.errors import BadManifest
@@ -25,26 +25,45 @@ class FileEntry:
     sha256: str
 
 
-@dataclass(frozen=True)
 class Manifest:
     """One finished stage. Equal content gives an equal file: times are kept apart, in timing.json.
 
     `rows_in` = `rows_kept` + sum of `drops`. `inputs` maps a role to "stage/fingerprint". `facts` holds the stage's
     own numbers (thresholds met, histogram of components, ...).
+
+    A plain class, no dataclass: Prefect walks through dataclasses that tasks pass on, at a cost per file, and takes
+    equal parts of two manifests for an edge between their stages.
     """
 
-    stage: str
-    version: int
-    fingerprint: str
-    directory: str
-    config: Mapping[str, Any]
-    inputs: Mapping[str, str]
-    files: tuple[FileEntry, ...]
-    rows_in: int
-    rows_kept: int
-    drops: Mapping[str, int]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
+    def __init__(
+        self,
+        stage: str,
+        version: int,
+        fingerprint: str,
+        directory: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        files: tuple[FileEntry, ...],
+        rows_in: int,
+        rows_kept: int,
+        drops: Mapping[str, int],
+        facts: Mapping[str, Any] | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        self.stage, self.version, self.fingerprint, self.directory = stage, version, fingerprint, directory
+        self.config, self.inputs, self.files = config, inputs, files
+        self.rows_in, self.rows_kept, self.drops = rows_in, rows_kept, drops
+        self.facts: Mapping[str, Any] = facts or {}
+        self.seconds = seconds
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Manifest) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        return f"Manifest({self.reference[:24]} in {self.directory}: {self.rows_in} in, {self.rows_kept} kept)"
 
     def paths(self, suffix: str) -> list[str]:
         """Absolute paths of the part files that end in `suffix`, in order."""
@@ -80,8 +99,8 @@ def fingerprint(stage: str, version: int, config: Mapping[str, Any], inputs: Map
 def save_manifest(manifest: Manifest) -> None:
     """Write manifest.json (the promise) after timing.json. Nothing of the stage may be written afterwards."""
     write_bytes(join(manifest.directory, TIMING), json.dumps({"seconds": round(manifest.seconds, 3)}).encode())
-    content = dataclasses.asdict(manifest)
-    del content["directory"], content["seconds"]
+    content = {key: value for key, value in vars(manifest).items() if key not in ("directory", "seconds")}
+    content["files"] = [dataclasses.asdict(entry) for entry in manifest.files]
     write_bytes(manifest.path, json.dumps({"format": FORMAT, **content}, sort_keys=True, indent=1).encode())
 
 

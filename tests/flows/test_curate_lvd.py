@@ -1,0 +1,146 @@
+"""The whole chain on real input: planted truth, one graph, lineage, reuse, and questions answered afterwards."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from safetensors import safe_open
+
+from examples.sample_web.check import compare, render
+from examples.sample_web.flow import CHECKED_UNTIL
+from flows.curate_lvd import curate_lvd
+from storage.manifest import Manifest
+from storage.samples import read_samples
+from storage.tables import read_table
+from tasks.trace import outcomes, trace
+from tests.flows.conftest import STEPS, Finished, Served
+
+CHAIN = (
+    ("extract", "url_policy", "download", "screen", "hash_dedup", "safety", "describe", "collect_benchmarks")
+    + ("describe_benchmarks", "self_dedup", "relative_dedup", "embed", "cluster", "collect_sources", "embed_sources")
+    + ("retrieve", "shuffle", "pack", "pretrain", "evaluate")
+)
+
+
+def stages(finished: Finished) -> dict[str, Manifest]:
+    return {manifest.stage: manifest for manifest in finished.run.chain.values()}
+
+
+def test_every_planted_case_ends_where_it_must_with_its_reason(finished: Finished, served: Served) -> None:
+    report = compare(read_table(str(served.web.truth)), outcomes(finished.run.chain, until=CHECKED_UNTIL))
+    assert report.passed, render(report)
+
+
+def test_every_stage_is_in_the_chain_and_accounts_for_every_row(finished: Finished) -> None:
+    found = stages(finished)
+    assert set(found) == set(CHAIN)
+    for manifest in found.values():
+        assert manifest.rows_in == manifest.rows_kept + sum(manifest.drops.values()), manifest.stage
+    order = ["extract", "url_policy", "download", "screen", "hash_dedup", "safety", "describe"]
+    for before, after in [*zip(order, order[1:], strict=False), ("describe", "self_dedup"), ("retrieve", "retrieve")]:
+        if before != after:
+            assert found[after].rows_in == found[before].rows_kept, f"{before} → {after}"
+
+
+def test_the_dataset_holds_what_was_retrieved_and_the_sources_taken_as_they_are(finished: Finished) -> None:
+    found = stages(finished)
+    tars = [found["pack"].file(e.path) for e in found["pack"].files if e.path.endswith(".tar")]
+    rows = [json.loads(members["json"]) for tar in tars for _, members in read_samples(tar)]
+    web = [row for row in rows if row["url"].startswith("http")]
+    assert len(web) == found["retrieve"].rows_kept
+    assert Counter(row["lineage"]["source"] for row in rows if row not in web).keys() == {"aquarium"}
+    assert all(row["lineage"]["page_url"] and row["lineage"]["query"] for row in web)
+    modes = {part.split(":")[1] for row in web for part in row["lineage"]["retrieved_by"].split()}
+    assert modes <= {"sample", "cluster"}
+    assert "sample" in modes
+
+
+def test_training_and_evaluation_leave_a_teacher_and_scores(finished: Finished) -> None:
+    found = stages(finished)
+    assert found["pretrain"].facts["steps"] == STEPS
+    with safe_open(found["pretrain"].file("teacher.safetensors"), framework="np") as teacher:
+        assert "patch_embed.proj.weight" in teacher.keys()  # noqa: SIM118  (not a dict)
+    scores = found["evaluate"].facts
+    assert 0 <= scores["knn_top1"] <= 100
+    assert 0 <= scores["untrained_knn_top1"] <= 100
+
+
+def test_a_second_run_reuses_every_stage_and_writes_nothing_new(finished: Finished) -> None:
+    def files() -> dict[Path, int]:
+        stages_and_datasets = [*finished.root.glob("stages/**/*"), *finished.root.glob("datasets/**/*")]
+        return {path: path.stat().st_mtime_ns for path in stages_and_datasets if path.is_file()}
+
+    before = files()
+    again = curate_lvd(finished.config)
+    assert files() == before
+    assert again.chain.keys() == finished.run.chain.keys()
+
+
+def test_the_graph_has_every_stage_once_and_all_its_edges(finished: Finished) -> None:
+    with get_client(sync_client=True) as client:
+        answer = client._client.get(f"/flow_runs/{finished.run.flow_run_id}/graph-v2")
+    nodes = dict(answer.json()["nodes"])
+    labels = {
+        key: node["label"].rsplit("-", 1)[0] if "-" in node["label"] else node["label"] for key, node in nodes.items()
+    }
+    edges = {(labels[parent["id"]], labels[key]) for key, node in nodes.items() for parent in node["parents"]}
+    recorded = {
+        (reference.split("/")[0], manifest.stage)
+        for manifest in finished.run.chain.values()
+        for reference in manifest.inputs.values()
+    }
+    assert set(CHAIN) <= set(labels.values())
+    assert recorded <= edges
+
+
+@pytest.mark.parametrize(
+    "key", ["lvd-lineage", "lvd-funnel", "stage-download", "stage-relative-dedup", "progress-safety"]
+)
+def test_the_ui_gets_lineage_funnel_pages_and_progress(finished: Finished, key: str) -> None:
+    assert finished.run.flow_run_id
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+    assert found, key
+    if key == "lvd-lineage":
+        assert "```mermaid" in str(found[0].data)
+        assert "click" in str(found[0].data)
+
+
+def test_why_answers_for_any_url(finished: Finished, served: Served) -> None:
+    truth = read_table(str(served.web.truth)).to_pylist()
+    blocked = next(row["url"] for row in truth if row["case"] == "blocked_domain")
+    assert [step.drop for step in trace(blocked, finished.run.chain)] == [None, "blocked_domain"]
+    copy = next(row for row in _dropped(stages(finished)["self_dedup"]) if row["other"])
+    last = trace(copy["url"], finished.run.chain)[-1]
+    assert (last.stage, last.drop, last.other) == ("self_dedup", "copy", copy["other"])
+    assert last.other_url is not None
+    assert last.value is not None
+    assert last.value > 0.6
+    assert trace("http://never.seen.test/x.jpg", finished.run.chain) == []
+
+
+def _dropped(manifest: Manifest) -> list[dict[str, str]]:
+    rows = [row for path in manifest.paths(".parquet") for row in read_table(path).to_pylist()]
+    return [row for row in rows if row["drop"]]
+
+
+def test_why_is_one_command(finished: Finished) -> None:
+    copy = _dropped(stages(finished)["self_dedup"])[0]
+    command = [sys.executable, "-m", "flows.command_line", "why", copy["url"], "--root", str(finished.root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"COLUMNS": "200", "PATH": ""})
+    assert "dropped: copy" in done.stdout
+    assert "hash_dedup" in done.stdout
+
+
+def test_the_report_opens_from_disk_loads_nothing_and_escapes_what_the_web_wrote(finished: Finished) -> None:
+    page = Path(finished.run.report).read_text()
+    assert "default-src 'none'" in page
+    assert "<script" not in page
+    assert page.count("data:image/jpeg") > 50
+    for stage in CHAIN:
+        assert f"id='{stage}'" in page
