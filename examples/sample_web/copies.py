@@ -22,7 +22,7 @@ CASE_OF_KIND = {
 }
 
 # A~B by the first change, B~C by the second: A and C share less than either shares with B.
-_CHAINS = (("crop", ("crop",)), ("mirror", ("crop",)), ("text", ("crop",)), ("crop", ("border",)))
+_CHAINS = (("crop", ("crop",)), ("mirror", ("crop",)), ("text", ("mirror",)), ("crop", ("border",)))
 
 
 @dataclass(frozen=True)
