@@ -16,11 +16,3 @@ from storage.layout import Layout
 def layout(tmp_path: Path) -> Layout:
     """An empty run folder."""
     return Layout(str(tmp_path / "run"))
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a costly fixture (a server, a web, a process group) run in one worker: a folder or a file each."""
-    for item in items:
-        folder = Path(item.path).relative_to(Path(__file__).parent).parts[0]
-        group = folder if folder in ("flows", "examples", "ssl_train") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))

@@ -37,6 +37,8 @@ class SampleServer:
                 pass
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
             pass  # a client may leave at any time, and a crawler leaves the endless answers
+        except asyncio.CancelledError:
+            pass  # the server is stopping; asyncio 3.11 would report every open connection as an error
         finally:
             writer.close()
 
