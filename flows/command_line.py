@@ -42,14 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from flows.config import load_config
-    from flows.curate_lvd import curate_lvd
+    from flows.curate_lvd import RUN_ERRORS, curate_lvd
 
     try:
         config = load_config(Path(options.config))
     except (ValidationError, yaml.YAMLError) as error:
         print(f"curate-lvd: {options.config} is not a valid config:\n{error}", file=sys.stderr)
         return 2
-    curate_lvd(config)
+    try:
+        curate_lvd(config)
+    except RUN_ERRORS as error:
+        print(f"\ncurate-lvd: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

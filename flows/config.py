@@ -21,6 +21,7 @@ from tasks.hash_dedup import HashDedup
 from tasks.image_filter import ImageFilter
 from tasks.launch import Pretrain
 from tasks.pack import Pack
+from tasks.preflight import Plug
 from tasks.relative_dedup import RelativeDedup
 from tasks.retrieve import Retrieve
 from tasks.self_dedup import SelfDedup
@@ -81,6 +82,15 @@ class CurateConfig(StageConfig):
     """Deployment (pretrain/prod) that trains, on its own work pool; null trains in this run."""
     evaluate: Evaluate | None = None
     """The evaluation of the training; null leaves it out."""
+
+    def collections(self) -> list[Collection]:
+        """Every set of images that must be there when the run starts."""
+        labelled = [Collection(name="labelled", path=self.evaluate.dataset)] if self.evaluate else []
+        return [*self.sources, *self.benchmarks, *labelled]
+
+    def plugs(self) -> list[Plug]:
+        """Everything that needs a model."""
+        return [*self.screen.filters, *self.safety.filters, self.describe.encoder, self.embed.encoder]
 
 
 def load_config(path: Path, places: Mapping[str, str] | None = None) -> CurateConfig:

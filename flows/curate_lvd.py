@@ -11,11 +11,25 @@ from flows.config import CurateConfig
 from flows.deduplicate import deduplicate
 from flows.pretrain import train_and_evaluate
 from flows.retrieve import retrieve_and_pack
+from storage.errors import StorageError
 from storage.layout import Layout
 from storage.manifest import Manifest
+from tasks.child import ChildFailed
+from tasks.encoders import EncoderUnavailable
+from tasks.filters import FilterUnavailable
+from tasks.preflight import check_inputs
 from tasks.publish import Published, publish_run, ui_address
 from tasks.report import funnel, print_funnel
+from tasks.self_dedup import RecallTooLow
+from tasks.stage import PartsFailed
+from tasks.web.errors import AcquireError
 from tasks.workers import workers
+
+RUN_ERRORS = (
+    *(AcquireError, ChildFailed, EncoderUnavailable, FilterUnavailable, PartsFailed, RecallTooLow, StorageError),
+    *(ValueError, OSError),
+)
+"""What a run raises on purpose; the message says what, where and what to do."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,7 @@ class CuratedRun:
 def curate_lvd(config: CurateConfig) -> CuratedRun:
     """Curate `config.extract.crawl` into a dataset and, if the config says so, pretrain on it and evaluate."""
     layout = Layout.at(config.root)
+    check_inputs(config.collections(), config.plugs(), layout)
     with workers(config.workers):
         acquired = acquire(config, layout)
         unique = deduplicate(acquired.images, config, layout)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from storage.layout import Layout
 from storage.manifest import Manifest, load_manifest
 
+_NAMES = {"pack": "dataset", "pretrain": "checkpoint", "evaluate": "scores"}
 _SHAPES = {"pack": ("[(", ")]"), "pretrain": ("{{", "}}"), "evaluate": ("([", "])")}
 
 
@@ -43,7 +44,7 @@ def lineage_diagram(chain: Mapping[str, Manifest], *, ui_url: str | None) -> str
     lines = ["graph TD"]
     for reference, manifest in chain.items():
         left, right = _SHAPES.get(manifest.stage, ("[", "]"))
-        label = f"{manifest.stage}<br/>{_counts(manifest)}<br/>{manifest.fingerprint[:8]}"
+        label = f"{_NAMES.get(manifest.stage, manifest.stage)}<br/>{_counts(manifest)}<br/>{manifest.fingerprint[:8]}"
         lines.append(f'  {names[reference]}{left}"{label}"{right}')
     for reference, manifest in chain.items():
         for role, source in manifest.inputs.items():

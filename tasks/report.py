@@ -169,7 +169,7 @@ _PAGE = """<!doctype html><html lang=en><meta charset=utf-8><title>{title}</titl
 <style>
 body{{font:14px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1200px;padding:0 1rem;color:#1f2328}}
 table{{border-collapse:collapse;margin:.5rem 0}}td,th{{border:1px solid #d0d7de;padding:.2rem .5rem;text-align:left;
-vertical-align:top;max-width:640px;overflow-wrap:anywhere}}.n{{text-align:right}}.bar{{background:#1a7f37;height:.8rem}}
+vertical-align:top;max-width:640px;overflow-wrap:anywhere}}.n{{text-align:right;white-space:nowrap}}th{{white-space:nowrap}}.bar{{background:#1a7f37;height:.8rem}}
 .strip{{display:flex;flex-wrap:wrap;gap:.5rem}}figure{{margin:0;max-width:156px}}figcaption{{font-size:11px;color:#59636e;
 overflow-wrap:anywhere}}.pair{{display:flex;gap:2px;border:1px solid #d0d7de;padding:2px}}h2{{margin-top:2.2rem;
 border-bottom:1px solid #d0d7de}}h3{{margin:.8rem 0 .3rem}}

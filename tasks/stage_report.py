@@ -51,8 +51,9 @@ def stage_markdown(manifest: Manifest, layout: Layout, *, reused: bool) -> str:
             f"| input: {role} | `{reference.split('/')[0]}/{reference.split('/')[1][:16]}` |"
             for role, reference in manifest.inputs.items()
         ),
-        *(f"| {name} | {_shown(value)} |" for name, value in manifest.facts.items()),
+        *(f"| {name} | {_shown(value)} |" for name, value in manifest.facts.items() if not _is_table(value)),
         "",
+        *(line for name, value in manifest.facts.items() if _is_table(value) for line in _table(name, value)),
         *_drops(manifest),
         *_pictures(contact_sheet(manifest, layout)),
     ]
@@ -62,6 +63,17 @@ def stage_markdown(manifest: Manifest, layout: Layout, *, reused: bool) -> str:
 def _shown(value: object) -> str:
     text = f"{value:,.6g}" if isinstance(value, float) else str(value)
     return html.escape(text if len(text) <= 200 else text[:200] + " …").replace("|", "\\|").replace("\n", " ")
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _table(name: str, rows: Sequence[dict[str, object]]) -> list[str]:
+    """A fact that is a list of rows (the composition of a dataset) as a table; absent values are empty cells."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [_row([_shown(row.get(column, "")) for column in columns]) for row in rows]
+    return [f"**{name}**", "", _row(columns), _row(["---"] * len(columns)), *lines, ""]
 
 
 def _drops(manifest: Manifest) -> list[str]:

@@ -69,7 +69,8 @@ def _connect(config: Workers) -> Iterator[Client]:
         LocalCluster(
             n_workers=config.num_workers,
             threads_per_worker=config.threads_per_worker,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
             memory_limit=0,
             env={"PREFECT_LOGGING_ROOT_LEVEL": "ERROR"},

@@ -51,7 +51,7 @@ def random_box(height: int, width: int, scale: tuple[float, float], rng: np.rand
 def crop_and_resize(image: NDArray[np.uint8], box: Box, size: int) -> UInt8[Tensor, "3 size size"]:
     """The box of a [height, width, 3] image, resized bicubically with antialiasing."""
     part = image[box.top : box.top + box.height, box.left : box.left + box.width]
-    pixels = torch.from_numpy(part).permute(2, 0, 1).unsqueeze(0)
+    pixels = torch.from_numpy(part.copy()).permute(2, 0, 1).unsqueeze(0)
     return F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True).squeeze(0)
 
 

@@ -5,6 +5,7 @@ One file, so that one worker has the server, the web and the finished run that a
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,12 +15,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from safetensors import safe_open
 
 from examples.sample_web.check import compare, render
 from examples.sample_web.flow import CHECKED_UNTIL
+from flows.command_line import main
 from flows.curate_lvd import curate_lvd
 from storage.manifest import Manifest
 from storage.samples import read_samples
@@ -214,3 +217,45 @@ def test_killed_at_several_points_the_run_ends_in_the_same_bytes(
     assert [name for name in found if found[name] != expected[name]] == []
     teachers = [next(folder.glob("stages/pretrain/*/teacher.safetensors")) for folder in (root, finished.root)]
     assert teachers[0].read_bytes() == teachers[1].read_bytes()
+
+
+def _broken_warc(folder: Path) -> dict[str, object]:
+    (folder / "crawl.warc.gz").write_bytes(b"this is no archive")
+    return {"extract": {"crawl": [str(folder / "crawl.warc.gz")]}}
+
+
+def _empty_source(folder: Path) -> dict[str, object]:
+    (folder / "empty").mkdir()
+    return {"sources": [{"name": "birds", "path": str(folder / "empty")}]}
+
+
+def _other_weights(folder: Path) -> dict[str, object]:
+    (folder / "vit.safetensors").write_bytes(b"weights")
+    return {"embed": {"encoder": {"kind": "vit", "weights": str(folder / "vit.safetensors"), "sha256": "0" * 64}}}
+
+
+BAD_INPUT: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
+    "missing crawl": (lambda folder: {"extract": {"crawl": ["/no/such/*.warc.gz"]}}, r"/no/such/\*\.warc\.gz"),
+    "malformed crawl": (_broken_warc, r"crawl\.warc\.gz"),
+    "unknown key": (lambda folder: {"self_dedup": {"treshold": 0.6}}, "treshold"),
+    "threshold out of range": (lambda folder: {"self_dedup": {"threshold": 1.6}}, "less than 1"),
+    "unknown recipe": (lambda folder: {"pretrain": {"recipe": "debgu"}}, "did you mean 'debug'"),
+    "unreachable storage": (lambda folder: {"root": "/proc/no/place"}, r"/proc/no/place"),
+    "unknown storage": (lambda folder: {"root": "nosuch://bucket/lvd"}, "nosuch"),
+    "no images": (_empty_source, r"'birds'.*no images"),
+    "other weights": (_other_weights, r"vit\.safetensors has SHA-256 .* expected 0000"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_ends_in_one_message_and_nothing_a_later_run_would_trust(
+    case: str, served: Served, prefect_server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, words = BAD_INPUT[case]
+    content = served.config(tmp_path / "lvd").model_dump(mode="json") | {"workers": {"num_workers": 0}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(content | make(tmp_path)))
+    assert main(["run", str(tmp_path / "run.yaml")]) in (1, 2)
+    last = capsys.readouterr().err.strip().rsplit("curate-lvd:", 1)[-1]
+    assert re.search(words, last, re.S), last
+    assert "Traceback" not in last
+    assert not list(tmp_path.glob("lvd/**/manifest.json"))
