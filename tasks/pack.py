@@ -23,13 +23,14 @@ from tasks.config import StageConfig
 from tasks.shuffle import group_of
 from tasks.stage import Outcome, Stage, stage_task
 
-VERSION = 1
+VERSION = 2
 CARD = "dataset.json"
 INDEX_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
+        ("shard", pa.string()),  # the tar that holds the image
         ("extension", pa.string()),
-        ("offset", pa.int64()),
+        ("offset", pa.int64()),  # of the image's bytes in the tar
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
     ]
@@ -94,9 +95,8 @@ def write_shard(rows: Sequence[Mapping[str, Any]], out: str, layout: Layout) -> 
             extension = _EXTENSIONS.get(row["format"], "bin")
             places = writer.add(row["id"], {extension: data, "json": sample_json(row)})
             offset, size = places[extension]
-            index.append(
-                {"id": row["id"], "extension": extension, "offset": offset, "bytes": size, "sha256": row["sha256"]}
-            )
+            place = {"shard": posixpath.basename(writer.path), "extension": extension, "offset": offset, "bytes": size}
+            index.append({"id": row["id"], **place, "sha256": row["sha256"]})
     return [writer.entry, write_table(f"{out}.parquet", pa.Table.from_pylist(index, schema=INDEX_SCHEMA))]
 
 

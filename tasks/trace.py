@@ -53,8 +53,10 @@ def trace(url_or_id: str, chain: Mapping[str, Manifest]) -> list[Step]:
 
 def _rows(manifest: Manifest, record: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for path in manifest.paths(".parquet"):
-        filesystem, inner = url_to_fs(path)
+    for entry in manifest.files:
+        if not entry.path.endswith(".parquet"):
+            continue
+        filesystem, inner = url_to_fs(manifest.file(entry.path))
         part = ds.dataset(inner, filesystem=filesystem, format="parquet")
         if "id" in part.schema.names:
             rows += part.to_table(filter=ds.field("id") == record).to_pylist()

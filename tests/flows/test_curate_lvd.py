@@ -140,12 +140,19 @@ def test_why_answers_for_any_url(finished: Finished, served: Served) -> None:
     assert last.other_url is not None
     assert last.value is not None
     assert last.value > 0.6
+    chosen = next(row for row in _rows(stages(finished)["retrieve"]) if not row["drop"])
+    steps = {step.stage: step for step in trace(chosen["url"], finished.run.chain)}
+    assert steps["retrieve"].other_url is not None
+    assert steps["pack"].row["shard"].endswith(".tar")
     assert trace("http://never.seen.test/x.jpg", finished.run.chain) == []
 
 
 def _dropped(manifest: Manifest) -> list[dict[str, str]]:
-    rows = [row for path in manifest.paths(".parquet") for row in read_table(path).to_pylist()]
-    return [row for row in rows if row["drop"]]
+    return [row for row in _rows(manifest) if row["drop"]]
+
+
+def _rows(manifest: Manifest) -> list[dict[str, str]]:
+    return [row for path in manifest.paths(".parquet") for row in read_table(path).to_pylist()]
 
 
 def test_why_is_one_command(finished: Finished) -> None:
