@@ -17,7 +17,7 @@ from tasks.runs import load_chain
 from tasks.trace import Step, trace
 
 _DEFAULT_ROOT = "data/lvd"
-_HIDDEN = {"id", "drop", "detail", "value", "other", "image_file", "image_offset", "image_bytes"}
+_HIDDEN = {"id", "drop", "detail", "value", "other", "image_file", "image_offset", "image_bytes", "row", "key"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

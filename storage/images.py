@@ -38,13 +38,23 @@ from storage.image_codecs import (
 from storage.image_headers import JpegHeader, nearest_quality, read_jpeg_header, sniff_format
 
 __all__ = [
-    "MAX_PIXELS", "ImageError", "ImageInfo", "Pixels", "decode_gray", "decode_rgb", "encode_jpeg", "encode_like",
-    "encode_thumbnail", "jpeg_quality", "probe", "resize", "verify",
+    "FILE_EXTENSIONS", "MAX_PIXELS", "ImageError", "ImageInfo", "Pixels", "decode_gray", "decode_rgb", "encode_jpeg",
+    "encode_like", "encode_thumbnail", "jpeg_quality", "probe", "resize", "verify",
 ]  # fmt: skip
 
 Method = Literal["area", "bilinear", "bicubic"]
 Subsampling = Literal["444", "422", "420"]
 
+FILE_EXTENSIONS: Final[dict[str, str]] = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "GIF": "gif",
+    "AVIF": "avif",
+    "BMP": "bmp",
+    "TIFF": "tiff",
+}
+"""What a file of each format is called in a shard."""
 MAX_PIXELS: Final = 89_478_485
 """Default limit of width x height: a quarter GiB of RGB."""
 MAX_SCANS: Final = 64

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from storage.images import FILE_EXTENSIONS
 from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.records import image_schema
@@ -32,7 +33,6 @@ SCHEMA = image_schema(
     pa.field("fetched_at", pa.timestamp("ms", tz="UTC")),
 )
 TIMING_COLUMNS = ("attempts", "seconds", "fetched_at")
-_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "AVIF": "avif", "BMP": "bmp", "TIFF": "tiff"}
 
 
 class Download(FetchConfig):
@@ -120,7 +120,7 @@ def _place(tar: SampleWriter, key: str, fetched: Fetched, body: bytes | None, im
     """Where the image lies and what it is; empty for a drop."""
     if body is None or fetched.info is None:
         return {"image_bytes": None}
-    extension = _EXTENSIONS[fetched.info.format]
+    extension = FILE_EXTENSIONS[fetched.info.format]
     offset, size = tar.add(key, {extension: body})[extension]
     return {
         "sha256": hashlib.sha256(body).hexdigest(),

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from storage.filesystem import read_bytes
-from storage.images import ImageError, decode_rgb, encode_like
+from storage.images import FILE_EXTENSIONS, ImageError, decode_rgb, encode_like
 from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.records import IMAGE_COLUMNS, image_schema
@@ -32,7 +32,6 @@ CARRIED = (pa.field("crawl_date", pa.string()),)
 """Columns of the input that later stages decide by."""
 _BATCH_IMAGES = 32
 _BATCH_PIXELS = 64_000_000
-_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "AVIF": "avif", "BMP": "bmp", "TIFF": "tiff"}
 
 Row = dict[str, Any]
 
@@ -148,7 +147,7 @@ def _store(tar: SampleWriter, item: Item, image_file: str) -> Row:
     if item.picture is None:
         raise ValueError(f"image {item.row['id']} was changed but never decoded")
     data = encode_like(item.data, item.picture.pixels)
-    extension = _EXTENSIONS[item.row["format"]]
+    extension = FILE_EXTENSIONS[item.row["format"]]
     offset, size = tar.add(item.row["id"], {extension: data})[extension]
     place = {"image_file": image_file, "image_offset": offset, "image_bytes": size}
     return {"sha256": hashlib.sha256(data).hexdigest(), **place}

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from storage.filesystem import join, read_bytes, write_bytes
+from storage.images import FILE_EXTENSIONS
 from storage.layout import Layout
 from storage.manifest import FileEntry, Manifest
 from storage.samples import SampleWriter
@@ -35,7 +36,6 @@ INDEX_SCHEMA = pa.schema(
         ("sha256", pa.string()),
     ]
 )
-_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "AVIF": "avif", "BMP": "bmp", "TIFF": "tif"}
 
 
 class Pack(StageConfig):
@@ -92,7 +92,7 @@ def write_shard(rows: Sequence[Mapping[str, Any]], out: str, layout: Layout) -> 
                     f"image {row['id']} in {row['image_file']} changed since it was read "
                     f"(SHA-256 differs). Delete that stage's folder, or restore the source file, and run again."
                 )
-            extension = _EXTENSIONS.get(row["format"], "bin")
+            extension = FILE_EXTENSIONS.get(row["format"], "bin")
             places = writer.add(row["id"], {extension: data, "json": sample_json(row)})
             offset, size = places[extension]
             place = {"shard": posixpath.basename(writer.path), "extension": extension, "offset": offset, "bytes": size}

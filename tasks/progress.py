@@ -37,7 +37,7 @@ class StageProgress:
         if not in_run() or not total:
             return
         if self._artifact is None:
-            self._create(unit)
+            self._create(100.0 * done / total, unit)
         elif done >= total or now - self._shown >= _ARTIFACT_SECONDS:
             update_progress_artifact(self._artifact, progress=min(100.0, 100.0 * done / total))
             self._shown = now
@@ -47,8 +47,8 @@ class StageProgress:
             run_logger().info(f"{self.stage}: {done:g}/{total:g} {unit}, {rate:.2g}/s{remaining}")
             self._logged = now
 
-    def _create(self, unit: str) -> None:
+    def _create(self, progress: float, unit: str) -> None:
         created = create_progress_artifact(
-            progress=0.0, key=f"progress-{self.stage.replace('_', '-')}", description=f"{self.stage}: {unit} done"
+            progress=progress, key=f"progress-{self.stage.replace('_', '-')}", description=f"{self.stage}: {unit} done"
         )
         self._artifact = created if isinstance(created, UUID) else None

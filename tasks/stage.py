@@ -82,6 +82,7 @@ class Stage:
     def reuse(self) -> Manifest:
         """The finished manifest, reported as reused."""
         manifest = load_manifest(self.directory)
+        self._progress.update(1, 1)
         report_stage(manifest, self.layout, reused=True)
         return manifest
 
@@ -133,6 +134,7 @@ class Stage:
             seconds=round(time.monotonic() - self._started, 3),
         )
         save_manifest(manifest)
+        self._progress.update(1, 1)  # stages that work on everything at once have no parts to count
         report_stage(manifest, self.layout, reused=False)
         return manifest
 

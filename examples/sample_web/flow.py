@@ -39,8 +39,9 @@ def sample_config(web: SampleWeb, *, root: str, address: str) -> CurateConfig:
 
 
 def check_truth(web: SampleWeb, run: CuratedRun) -> None:
-    """Compare every planted case with what the run did; print the comparison."""
+    """Compare every planted case with what the run did; say so in a line, or raise WrongOutcome with the cases."""
     report = compare(read_table(str(web.truth)), outcomes(run.chain, until=CHECKED_UNTIL))
-    print(render(report))
+    text = render(report)
     if not report.passed:
-        raise WrongOutcome(render(report))
+        raise WrongOutcome(text)
+    print(f"truth     {text.splitlines()[-1]}")
