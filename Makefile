@@ -31,6 +31,7 @@ ui: install  ## Prefect server, worker and deployments; Ctrl-C ends them
 	$(BIN)/python -m flows.serve --data $(DATA)
 
 test: install  ## The test suite
+	@mkdir -p $(PREFECT_HOME)
 	$(BIN)/python -m pytest
 
 lint: install  ## Style, types, import contracts

@@ -1,8 +1,10 @@
-"""What all tests share: quiet Prefect, small thread counts, an empty run folder."""
+"""What all tests share: quiet Prefect of their own, small thread counts, an empty run folder."""
 
 import os
+import tempfile
 from pathlib import Path
 
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-tests-")  # never the user's own profile or database
 os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
