@@ -100,7 +100,7 @@ def _child(argv: list[str], log: Path, environment: dict[str, str]) -> Iterator[
             yield
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGINT)
+                os.killpg(process.pid, signal.SIGTERM)
                 try:
                     process.wait(20)
                 except subprocess.TimeoutExpired:
