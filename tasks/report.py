@@ -41,8 +41,8 @@ def funnel(chain: Mapping[str, Manifest]) -> list[FunnelRow]:
     return [FunnelRow(m.stage, m.rows_in, m.rows_kept, m.drops, m.seconds) for m in chain.values()]
 
 
-def print_funnel(rows: Iterable[FunnelRow], reused: frozenset[str] = frozenset()) -> None:
-    """The funnel as a table in the terminal."""
+def print_funnel(rows: Iterable[FunnelRow]) -> None:
+    """The funnel as a table in the terminal; seconds are those of the run that computed the stage."""
     table = Table(title="Funnel", title_justify="left", expand=False)
     for name, justify in [("stage", "left"), ("in", "right"), ("kept", "right"), ("drops by reason", "left")]:
         table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
@@ -50,8 +50,8 @@ def print_funnel(rows: Iterable[FunnelRow], reused: frozenset[str] = frozenset()
     table.add_column("images/s", justify="right")
     for row in rows:
         drops = ", ".join(f"{reason} {count:,}" for reason, count in sorted(row.drops.items(), key=lambda d: -d[1]))
-        seconds = "reused" if row.stage in reused else f"{row.seconds:.1f}"
-        table.add_row(row.stage, f"{row.rows_in:,}", f"{row.rows_kept:,}", drops, seconds, f"{row.rate:,.0f}")
+        counts = (f"{row.rows_in:,}", f"{row.rows_kept:,}")
+        table.add_row(row.stage, *counts, drops, f"{row.seconds:.1f}", f"{row.rate:,.0f}")
     Console().print(table)
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from tasks.config import StageConfig
 
-_client: ContextVar[Client | None] = ContextVar("dask_client", default=None)
+_cluster: ContextVar[tuple[Client, int] | None] = ContextVar("cluster", default=None)
 _TRIES_OF_A_KILLED_WORKER = 1
 
 
@@ -45,11 +45,11 @@ def workers(config: Workers) -> Iterator[None]:
         return
     _quiet_dask()
     with _connect(config) as client:
-        token = _client.set(client)
+        token = _cluster.set((client, config.window))
         try:
             yield
         finally:
-            _client.reset(token)
+            _cluster.reset(token)
 
 
 @contextmanager
@@ -90,17 +90,16 @@ def map_parts(
     function: Callable[..., Any],
     calls: Sequence[tuple[Any, ...]],
     *,
-    window: int = 256,
     on_done: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Any], dict[int, Exception]]:
     """function(*call) for every call, in any order; (results in the calls' order, {index: what it raised}).
 
-    `on_done(done, total)` is told after every call. At most `window` calls are with the scheduler at a time. A call
-    whose worker dies is tried once more elsewhere; after that it counts as failed. Other calls go on.
+    `on_done(done, total)` is told after every call. At most the cluster's `window` of calls are with the scheduler at a
+    time. A call whose worker dies is tried once more elsewhere; after that it counts as failed. Other calls go on.
     """
     results: list[Any] = [None] * len(calls)
     failures: dict[int, Exception] = {}
-    for done, (index, outcome) in enumerate(_outcomes(function, calls, window), start=1):
+    for done, (index, outcome) in enumerate(_outcomes(function, calls), start=1):
         if isinstance(outcome, Exception):
             failures[index] = outcome
         else:
@@ -109,13 +108,12 @@ def map_parts(
     return results, failures
 
 
-def _outcomes(
-    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], window: int
-) -> Iterator[tuple[int, Any | Exception]]:
-    client = _client.get()
-    if client is None:
+def _outcomes(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any | Exception]]:
+    cluster = _cluster.get()
+    if cluster is None:
         yield from ((index, _attempt(function, call)) for index, call in enumerate(calls))
         return
+    client, window = cluster
     todo = iter(enumerate(calls))
     flying: dict[Future, int] = {}
 
