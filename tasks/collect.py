@@ -7,7 +7,7 @@ import hashlib
 import posixpath
 import tarfile
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import pyarrow as pa
 from pydantic import Field
@@ -40,8 +40,6 @@ class Collection(StageConfig):
 
 class Collect(StageConfig):
     """How collections are read."""
-
-    NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = frozenset()
 
     images_per_part: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """Images of one part."""

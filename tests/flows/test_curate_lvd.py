@@ -97,6 +97,10 @@ def test_a_second_run_reuses_every_stage_and_writes_nothing_new(finished: Finish
     before = files()
     again = curate_lvd(finished.config)
     assert files() == before
+    with get_client(sync_client=True) as client:
+        pages = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["stage-download"])))
+    shown = {str(page.flow_run_id): "**reused** from an earlier run" in str(page.data) for page in pages}
+    assert (shown[str(finished.run.flow_run_id)], shown[str(again.flow_run_id)]) == (False, True)
     assert again.chain.keys() == finished.run.chain.keys()
 
 
