@@ -144,6 +144,26 @@ def write_bytes(path: str, data: bytes) -> None:
         file.write(data)
 
 
+def link_or_copy(source: str, target: str) -> None:
+    """`source` at `target` too, whole or not at all: a hard link where the file system can, a copy elsewhere.
+
+    Files are only ever replaced by renaming, never changed in place, so a link is as good as a copy. Raises
+    UnreachableStorage when the source is missing, StorageFull when there is no space for a copy.
+    """
+    if not is_url(source) and not is_url(target):
+        temporary = f"{target}.tmp-{uuid.uuid4().hex[:12]}"
+        make_folder(posixpath.dirname(target) or ".")
+        with suppress(OSError):  # another device, or a file system without links: copied below
+            os.link(source, temporary)
+            os.replace(temporary, target)
+            with suppress(FileNotFoundError):  # the two were one file already: rename left the name behind
+                os.unlink(temporary)
+            return
+    with open_read(source) as file, write_atomic(target) as copy:
+        while block := file.read(_COPY_BYTES):
+            copy.write(block)
+
+
 def make_folder(path: str) -> None:
     """The folder, and its parents, if they are not there."""
     filesystem, inner = _filesystem(path)

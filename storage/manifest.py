@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 import json
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from storage.errors import BadManifest
-from storage.filesystem import exists, join, read_bytes, write_bytes
+from storage.filesystem import exists, join, link_or_copy, read_bytes, write_bytes
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -23,6 +24,12 @@ class FileEntry:
     rows: int
     bytes: int
     sha256: str
+
+
+def adopt(entry: FileEntry, source_directory: str, target: str) -> FileEntry:
+    """An earlier stage's file taken over, unchanged, as `target` (absolute path): its entry under the new name."""
+    link_or_copy(join(source_directory, entry.path), target)
+    return dataclasses.replace(entry, path=posixpath.basename(target))
 
 
 class Manifest:

@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from storage.filesystem import exists, file_size, file_sizes, join, make_folder, read_bytes, write_bytes
 from storage.layout import Layout
-from storage.manifest import FileEntry, Manifest, fingerprint, load_manifest, save_manifest
+from storage.manifest import FileEntry, Manifest, adopt, fingerprint, load_manifest, save_manifest
 from tasks.config import StageConfig
 from tasks.progress import StageProgress
 from tasks.stage_report import report_stage
@@ -89,6 +89,16 @@ class Stage:
     def path(self, name: str) -> str:
         """Path of a file in the stage's folder."""
         return join(self.directory, name)
+
+    def adopt(self, base: Manifest, name: str, new_name: str | None = None) -> FileEntry:
+        """A file of an earlier stage taken over into this one, unchanged: a hard link where it can be, else a copy.
+
+        Part functions, which have no Stage, call `storage.manifest.adopt`. Raises BadManifest for a name that `base`
+        does not have.
+        """
+        base.file(name)  # says what is there when the name is not
+        entry = next(entry for entry in base.files if entry.path == name)
+        return adopt(entry, base.directory, self.path(new_name or name))
 
     def map(
         self, function: Callable[..., Outcome], parts: Sequence[Any], *, prefix: str = "part", **plain: Any

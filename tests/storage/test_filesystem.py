@@ -13,6 +13,7 @@ from storage.filesystem import (
     fetch_verified,
     file_sizes,
     join,
+    link_or_copy,
     list_files,
     read_bytes,
     write_atomic,
@@ -104,3 +105,30 @@ def test_join_starts_anew_at_absolute_paths_and_urls() -> None:
     assert join("/root", "a", "b") == "/root/a/b"
     assert join("/root", "/abs", "b") == "/abs/b"
     assert join("/root", "s3://bucket/x") == "s3://bucket/x"
+
+
+def test_a_linked_file_survives_that_the_first_one_is_replaced_or_removed(tmp_path: Path) -> None:
+    first, second = str(tmp_path / "a" / "first"), str(tmp_path / "b" / "second")
+    write_bytes(first, b"one")
+    link_or_copy(first, second)
+    link_or_copy(first, second)  # again: the same
+    assert Path(first).stat().st_ino == Path(second).stat().st_ino
+    write_bytes(first, b"two")
+    assert read_bytes(second) == b"one"
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["second"]
+
+
+def test_where_no_link_can_be_a_copy_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(source: str, target: str) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", no_links)
+    write_bytes(str(tmp_path / "first"), b"one")
+    link_or_copy(str(tmp_path / "first"), str(tmp_path / "second"))
+    assert read_bytes(str(tmp_path / "second")) == b"one"
+
+
+def test_a_missing_file_cannot_be_taken_over(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableStorage, match="first"):
+        link_or_copy(str(tmp_path / "first"), str(tmp_path / "second"))
+    assert not list(tmp_path.iterdir())

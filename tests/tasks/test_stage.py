@@ -6,6 +6,7 @@ from typing import ClassVar
 import pyarrow as pa
 import pytest
 
+from storage.errors import BadManifest
 from storage.filesystem import write_bytes
 from storage.layout import Layout
 from storage.manifest import Manifest
@@ -111,3 +112,14 @@ def test_a_scheduler_that_does_not_answer_is_named() -> None:
     with pytest.raises(ConnectionError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):
         with workers(Workers(address="tcp://127.0.0.1:9", connect_seconds=1)):
             pass
+
+
+def test_a_file_taken_over_is_the_earlier_one_under_its_new_name(layout: Layout, tmp_path: Path) -> None:
+    earlier = run(layout, tmp_path / "calls")
+    later = Stage("doubling", version=2, config=Doubling(), inputs={}, layout=layout)
+    entry = later.adopt(earlier, "part-00001.parquet", "part-00007.parquet")
+    known = next(known for known in earlier.files if known.path == "part-00001.parquet")
+    assert (entry.path, entry.sha256, entry.rows) == ("part-00007.parquet", known.sha256, known.rows)
+    assert Path(later.path("part-00007.parquet")).read_bytes() == Path(earlier.file(known.path)).read_bytes()
+    with pytest.raises(BadManifest, match=r"part-00099\.parquet"):
+        later.adopt(earlier, "part-00099.parquet")
