@@ -1,5 +1,6 @@
 """Which of the found URLs may be fetched, each URL once, cut into parts that spread every host over the run."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from itertools import pairwise
@@ -14,7 +15,7 @@ from pydantic import Field
 
 from storage.layout import Layout
 from storage.manifest import Manifest
-from storage.tables import count_drops, read_table, write_table
+from storage.tables import count_drops, kept, read_table, write_table
 from tasks.config import StageConfig
 from tasks.extract import SCHEMA
 from tasks.stage import Outcome, Stage, stage_task
@@ -60,8 +61,11 @@ class UrlPolicy(StageConfig):
 
 
 @stage_task(name="url_policy")
-def url_policy(urls: Manifest, config: UrlPolicy, layout: Layout) -> Manifest:
+def url_policy(urls: Manifest, config: UrlPolicy, layout: Layout, known: Manifest | None = None) -> Manifest:
     """Judge every URL, keep the first of equal ones, and cut the kept ones into parts for download.
+
+    `known` is what earlier crawls have downloaded (a `download` stage, or several united): those URLs become
+    `known_url`; what could not be had then is tried again.
 
     Rows in id order: an id is a hash, so a host's URLs are spread evenly. Out of core in three passes: each extract
     part is judged and split by id into buckets; each bucket is freed of duplicates (the first in crawl order stays) and
@@ -72,7 +76,7 @@ def url_policy(urls: Manifest, config: UrlPolicy, layout: Layout) -> Manifest:
         "url_policy",
         version=1,
         config=config,
-        inputs={"urls": urls},
+        inputs={"urls": urls} | ({"known": known} if known is not None else {}),
         layout=layout,
         also={"lists": lists} if lists else None,
     )
@@ -83,20 +87,28 @@ def url_policy(urls: Manifest, config: UrlPolicy, layout: Layout) -> Manifest:
         judge_part, urls.paths(".parquet"), prefix="judged", config=config, lists=lists, num_buckets=num_buckets
     )
     spread = [stage.path(entry.path) for outcome in judged for entry in outcome.files]
+    earlier = known.paths(".parquet") if known is not None else []
+    listed = stage.map(list_known, earlier, prefix="known", num_buckets=num_buckets)
+    known_files = [stage.path(entry.path) for outcome in listed for entry in outcome.files]
     buckets = stage.map(
-        deduplicate_bucket, range(num_buckets), prefix="bucket", judged=spread, urls_per_part=config.urls_per_part
+        deduplicate_bucket,
+        range(num_buckets),
+        prefix="bucket",
+        judged=spread,
+        known=known_files,
+        urls_per_part=config.urls_per_part,
     )
     if not any(outcome.rows_kept for outcome in buckets):
         raise EmptyCrawl(
-            f"the URL policy keeps none of {urls.rows_in} URLs (dropped: {_drops(judged)}). Loosen the policy, or name "
-            "another crawl."
+            f"the URL policy keeps none of {urls.rows_in} URLs (dropped: {_drops(buckets)}). Loosen the "
+            "policy, or name another crawl."
         )
     sorted_files = [stage.path(entry.path) for outcome in buckets for entry in outcome.files]
     cuts = [
         (path, group) for path, one in zip(sorted_files, buckets, strict=True) for group in range(one.facts["parts"])
     ]
     outcomes = stage.map(cut_part, cuts)
-    for path in spread + sorted_files:
+    for path in spread + known_files + sorted_files:
         _remove(path)
     return stage.publish(outcomes, facts={"buckets": num_buckets, "parts": len(outcomes)})
 
@@ -110,6 +122,13 @@ def judge_part(part: str, out: str, *, config: UrlPolicy, lists: str, num_bucket
     entry = write_groups(f"{out}.parquet", split_by_bucket(table, num_buckets), SCHEMA)
     drops = count_drops(table)
     return Outcome(table.num_rows, table.num_rows - sum(drops.values()), drops, (entry,))
+
+
+def list_known(part: str, out: str, *, num_buckets: int) -> Outcome:
+    """The ids of what one part of an earlier download holds, split into the same buckets."""
+    ids = kept(read_table(part, ["id", "drop"])).select(["id"])
+    entry = write_groups(f"{out}.parquet", split_by_bucket(ids, num_buckets), ids.schema)
+    return Outcome(ids.num_rows, ids.num_rows, files=(entry,))
 
 
 @lru_cache(maxsize=4)
@@ -126,9 +145,13 @@ def policy_rules(config: UrlPolicy, lists: str) -> Rules:
     )
 
 
-def deduplicate_bucket(part: int, out: str, *, judged: list[str], urls_per_part: int) -> Outcome:
+def deduplicate_bucket(
+    part: int, out: str, *, judged: list[str], known: Sequence[str] = (), urls_per_part: int
+) -> Outcome:
     """One bucket of all judged parts → sorted by id, copies marked, grouped into parts of at most `urls_per_part`."""
     table = mark_duplicates(read_bucket(judged, part))
+    if known:
+        table = mark_known(table, read_bucket(known, part)["id"])
     spans = part_spans(pc.is_null(table["drop"]).to_numpy(), urls_per_part)
     groups = [table.slice(start, end - start) for start, end in spans]
     entry = write_groups(f"{out}.parquet", groups, SCHEMA)
@@ -153,6 +176,13 @@ def mark_duplicates(table: pa.Table) -> pa.Table:
     other = pc.if_else(mask, table["id"], table["other"])
     table = table.set_column(table.schema.get_field_index("drop"), SCHEMA.field("drop"), drop)
     return table.set_column(table.schema.get_field_index("other"), SCHEMA.field("other"), other)
+
+
+def mark_known(table: pa.Table, ids: pa.ChunkedArray) -> pa.Table:
+    """Kept rows whose id is among `ids` become `known_url`."""
+    mask = pc.and_(pc.is_null(table["drop"]), pc.is_in(table["id"], ids.combine_chunks()))
+    drop = pc.if_else(mask, pa.scalar("known_url"), table["drop"])
+    return table.set_column(table.schema.get_field_index("drop"), SCHEMA.field("drop"), drop)
 
 
 def part_spans(kept: NDArray[np.bool_], urls_per_part: int) -> list[tuple[int, int]]:

@@ -143,3 +143,40 @@ def test_dropped_rows_are_never_the_ones_that_others_are_copies_of() -> None:
     rows = [{f.name: None for f in SCHEMA} | {"id": i, "drop": d} for i, d in zip(ids, drops, strict=True)]
     marked = mark_duplicates(pa.Table.from_pylist(rows, schema=SCHEMA))
     assert marked["drop"].to_pylist() == [None, "scheme", None, "duplicate_url"]
+
+
+def downloaded(folder: Path, ids_and_drops: list[tuple[str, str | None]], *, parts: int) -> Manifest:
+    """A download stage of an earlier crawl: only what this stage reads of it."""
+    schema = pa.schema([("id", pa.string()), ("drop", pa.string())])
+    entries = []
+    for number in range(parts):
+        content = [{"id": key, "drop": drop} for key, drop in ids_and_drops[number::parts]]
+        path = f"{folder}/part-{number:05d}.parquet"
+        entries.append(write_table(path, pa.Table.from_pylist(content, schema=schema)))
+    kept_rows = sum(drop is None for _, drop in ids_and_drops)
+    return Manifest("download", 1, "d" * 64, str(folder), {}, {}, tuple(entries), len(ids_and_drops), kept_rows, {})
+
+
+@pytest.mark.parametrize("rows_per_bucket", [1_000_000, 15])
+def test_what_an_earlier_crawl_has_is_not_fetched_again_and_what_it_could_not_have_is(
+    tmp_path: Path, layout: Layout, rows_per_bucket: int
+) -> None:
+    crawl = crawl_of(tmp_path / "crawl", WITH_BAD)
+    had = [(name_url(url, None).id, None) for url in URLS[:100]]
+    failed = [(name_url(url, None).id, "timeout") for url in URLS[100:120]]
+    config = UrlPolicy(rows_per_bucket=rows_per_bucket)
+    manifest = url_policy.fn(crawl, config, layout, known=downloaded(tmp_path / "known", had + failed, parts=3))
+    verdicts = {row["url"]: row["drop"] for row in rows(manifest) if row["url"] and row["drop"] != "duplicate_url"}
+    assert {url for url, drop in verdicts.items() if drop == "known_url"} == set(URLS[:100])
+    assert all(verdicts[url] is None for url in URLS[100:])
+    assert manifest.drops["known_url"] == 100
+    alone = url_policy.fn(crawl, config, layout)
+    assert alone.fingerprint != manifest.fingerprint
+    assert alone.rows_kept == manifest.rows_kept + 100
+
+
+def test_a_crawl_of_known_urls_alone_says_so(tmp_path: Path, layout: Layout) -> None:
+    crawl = crawl_of(tmp_path / "crawl", URLS[:5])
+    had = [(name_url(url, None).id, None) for url in URLS[:5]]
+    with pytest.raises(EmptyCrawl, match="'known_url': 5"):
+        url_policy.fn(crawl, UrlPolicy(), layout, known=downloaded(tmp_path / "known", had, parts=1))
