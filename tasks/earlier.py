@@ -1,0 +1,110 @@
+"""What an earlier run of the same root left, for a run that goes on from it: stage by stage, nearest to its dataset.
+
+A dataset made of several crawls has some stages once per crawl. The one that counts is the one that its last run made:
+the first that is met on the way back from the dataset.
+"""
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from storage.errors import BadManifest
+from storage.filesystem import exists, read_bytes
+from storage.layout import Layout
+from storage.manifest import Manifest
+from tasks.config import StageConfig
+from tasks.lineage import load_reference
+
+LATEST = "latest"
+BASE = "base"
+"""Role of the earlier dataset among the inputs of one that goes on from it."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier run: its dataset, and the stages it was made of by name."""
+
+    dataset: Manifest
+    stages: Mapping[str, Manifest]
+    chain: Mapping[str, Manifest]
+    """Every stage of it, by "stage/fingerprint"."""
+
+    def stage(self, name: str) -> Manifest:
+        """A stage that every run has. Raises BadManifest when this one does not."""
+        if name not in self.stages:
+            raise BadManifest(
+                f"dataset {self.dataset.directory} was made without a stage {name!r} (it has "
+                f"{', '.join(sorted(self.stages))}). Give another `base`, or run without one."
+            )
+        return self.stages[name]
+
+    def same(self, name: str, config: StageConfig) -> Manifest | None:
+        """The stage, if it was made with this config: only then can its results be taken over."""
+        found = self.stages.get(name)
+        if found is None or {key: value for key, value in found.config.items() if key != "also"} != config.deciding():
+            return None
+        return found
+
+    @property
+    def pool(self) -> Manifest:
+        """The images that its descriptors are of."""
+        return self._input("describe", "images")
+
+    @property
+    def history(self) -> dict[str, Manifest]:
+        """Where those images came from: URL policy and download of all their crawls, part by part beside the pool."""
+        return {role: self._input("shuffle", role) for role in ("url_policy", "download")}
+
+    def _input(self, stage: str, role: str) -> Manifest:
+        return self.chain[self.stage(stage).inputs[role]]
+
+
+def load_earlier(base: str | None, urls: Manifest, layout: Layout) -> Earlier | None:
+    """The run that `base` names ("pack/<fingerprint>", "<fingerprint>" or "latest"); None without one.
+
+    "latest" is the newest finished run of the root. When that run was itself made of this very crawl (`urls`), it is
+    the run that it went on from: so an unchanged command finds everything done. Raises BadManifest.
+    """
+    if base is None:
+        return None
+    if base != LATEST:
+        return earlier_of(_dataset(base, layout), layout)
+    newest = _newest_dataset(layout)
+    while newest is not None:
+        earlier = earlier_of(newest, layout)
+        if urls.reference not in earlier.chain:
+            return earlier
+        newest = load_reference(newest.inputs[BASE], layout) if BASE in newest.inputs else None
+    return None
+
+
+def earlier_of(dataset: Manifest, layout: Layout) -> Earlier:
+    """The stages of a dataset's own run: of each name the one with the fewest steps to the dataset."""
+    stages: dict[str, Manifest] = {}
+    chain = {dataset.reference: dataset}
+    waiting = deque([dataset])
+    while waiting:
+        manifest = waiting.popleft()
+        stages.setdefault(manifest.stage, manifest)
+        for role, reference in sorted(manifest.inputs.items()):
+            if role != BASE and reference not in chain:
+                chain[reference] = load_reference(reference, layout)
+                waiting.append(chain[reference])
+    return Earlier(dataset, stages, chain)
+
+
+def _dataset(base: str, layout: Layout) -> Manifest:
+    stage, _, fingerprint = base.rpartition("/")
+    if stage not in ("", "pack"):
+        raise BadManifest(f"base {base!r} names a stage {stage!r}. Give a dataset: its folder's name below datasets/.")
+    return load_reference(f"pack/{fingerprint}", layout)
+
+
+def _newest_dataset(layout: Layout) -> Manifest | None:
+    path = layout.run("latest.json")
+    if not exists(path):
+        return None
+    ends = json.loads(read_bytes(path))["ends"]
+    found = next((reference for reference in ends if reference.startswith("pack/")), None)
+    return None if found is None else load_reference(found, layout)
