@@ -1,8 +1,28 @@
 """Images of the pool that resemble the curated sources: by each query's neighbours, or by the clusters queries fall in.
 
 DINOv2 (arXiv 2304.07193, App. A.4): sources of more than a million images take N neighbours of each; smaller ones take
-M images of every cluster that holds more than 3 of theirs, up to a million. Memory: 20 bytes per pool image, 24 per
-query and neighbour, the queries of one source as float32, 24 per image that a rule retrieves.
+M images of every cluster that holds more than 3 of theirs, up to a million.
+
+What the stage leaves (row: place among the kept rows of `embedded`, over all its parts in order; query: place among the
+kept rows of `queries`, likewise; cluster: row of centroids.npy):
+
+part-*.parquet        a row per pool image, as `embedded` has it; drop null or not_retrieved, detail "birds:cluster,
+                      cars:sample", other the query's id, value their cosine
+queries-*.parquet     query int64, id, sha256, source, cluster int32 (its nearest centroid), depth int32 (neighbours
+                      stored: N in mode sample, else 0), inspect bool (one of the queries drawn for the pages: depth
+                      is at least `inspect_neighbours`, whatever the mode)
+neighbours-*.parquet  query int64, rank int32 (0 is the nearest), row int64, similarity float32; sorted by query, rank;
+                      file i holds the queries of queries-i
+clusters.parquet      source, cluster int32, num_queries int64, images int64 (of the pool in that cluster), counts bool
+                      (num_queries > min_queries); a row for every cluster with a query, for every source in any mode
+members.parquet       cluster int32, rank int32, row int64: the first `inspect_members` images, in the order in which
+                      they are chosen (taking M takes ranks < M), of every cluster that counts for a source in mode
+                      cluster
+composition.parquet, composition.json   the table like the paper's Table 15 (also facts["composition"]): source, mode,
+                      images, retrieved (nominal: N per query, M per cluster that counts), nominal_final (after the
+                      cap: how the paper counts), actual (what there was, repeats counted), unique, collisions
+                      (actual - unique), final (distinct images after the cap), shared (of these, what earlier rows
+                      had brought); the last row is the total, source "total", mode ""
 """
 
 from collections.abc import Sequence
