@@ -5,7 +5,7 @@ threshold. Here the threshold alone decides: where all 64 neighbours of a vector
 edges too (a cut there would split components by chance), and such vectors are counted as saturated.
 
 Every pair is decided by its cosine in float64, so that the edges are the same whatever the block size and whichever
-product screened them. The exact form costs rows**2 / 2 products; the form by cells costs rows**1.5 (see `num_cells`).
+product screened them. The exact form costs rows**2 / 2 products; the form by cells is linear in them, see `num_cells`.
 """
 
 import time
@@ -19,6 +19,19 @@ import numpy.typing as npt
 import torch
 
 from tasks.algorithms.blocks import Floats, InMemory, Rows, VectorSource, even_blocks
+from tasks.algorithms.quantiser import Quantiser, assign_cells, fit_quantiser
+
+__all__ = [
+    "Edges",
+    "Quantiser",
+    "assign_cells",
+    "fit_quantiser",
+    "join_cells",
+    "num_cells",
+    "recall_of_cells",
+    "similar_pairs",
+    "similar_pairs_in_cells",
+]
 
 Product = Literal["auto", "float32", "bfloat16"]
 
@@ -55,25 +68,9 @@ def similar_pairs(
 
 
 def num_cells(num_rows: int, *, assignments: int) -> int:
-    """The number of cells with the fewest products: assigning costs rows * cells, joining
+    """The number of cells of a flat quantiser with the fewest products: assigning costs rows * cells, joining
     assignments**2 * rows**2 / (2 * cells); their sum is least at assignments * sqrt(rows / 2)."""
     return max(1, round(assignments * (num_rows / 2) ** 0.5))
-
-
-def assign_cells(
-    vectors: VectorSource, centroids: Floats, *, assignments: int, block_rows: int = 8192
-) -> npt.NDArray[np.int32]:
-    """The `assignments` nearest cells of every row, in increasing cell number: [rows, assignments].
-
-    Memory: 4 * assignments bytes per row, and block_rows * cells * 4 bytes.
-    """
-    assignments = min(assignments, len(centroids))
-    cells = np.empty((vectors.shape[0], assignments), dtype=np.int32)
-    directions = torch.from_numpy(centroids).T
-    for start, block in even_blocks(vectors, block_rows):
-        nearest = torch.topk(torch.from_numpy(block) @ directions, assignments, dim=1).indices
-        cells[start : start + len(block)] = np.sort(nearest.numpy(), axis=1)
-    return cells
 
 
 def similar_pairs_in_cells(
@@ -97,6 +94,32 @@ def similar_pairs_in_cells(
         for edges in similar_pairs(inside, threshold=threshold, block_rows=block_rows, product=product):
             left, right = members[edges.left], members[edges.right]
             # A pair that meets in several cells belongs to the first of them: no pair twice, and no memory of pairs.
+            mine = _first_shared(cells[left], cells[right]) == cell
+            if mine.any():
+                yield Edges(left[mine], right[mine], edges.similarity[mine])
+
+
+def join_cells(
+    vectors: npt.NDArray[np.floating],
+    cells: npt.NDArray[np.int32],
+    *,
+    threshold: float,
+    first_cell: int,
+    last_cell: int,
+) -> Iterator[Edges]:
+    """The pairs with cosine > threshold whose first shared cell is one of first_cell <= cell < last_cell.
+
+    `vectors` [n, dim] float16 or float32 are the rows that have at least one cell in that range, held in memory, and
+    `cells` [n, assignments] ALL the cells of each of them (`assign_cells`), also those outside of the range: a pair
+    belongs to the first cell that both its rows are in, so that tasks over disjoint ranges of cells report no pair
+    twice and, together, every pair that shares a cell. `left` < `right` are row numbers in `vectors`.
+    """
+    _check_threshold(threshold)
+    order, offsets = _members(cells)
+    for cell in range(first_cell, min(last_cell, len(offsets) - 1)):
+        members = order[offsets[cell] : offsets[cell + 1]]
+        for edges in similar_pairs(InMemory(vectors[members]), threshold=threshold):
+            left, right = members[edges.left], members[edges.right]
             mine = _first_shared(cells[left], cells[right]) == cell
             if mine.any():
                 yield Edges(left[mine], right[mine], edges.similarity[mine])
@@ -161,10 +184,10 @@ def _pair_products(left: Floats, right: Floats, i: Rows, j: Rows) -> npt.NDArray
 
 
 def _members(cells: npt.NDArray[np.int32]) -> tuple[Rows, Rows]:
-    """The rows of each cell one after the other, and where each cell begins: [rows * assignments], [cells + 1]."""
+    """The rows of each cell one after the other, and where each cell begins; a negative number is no cell."""
     flat = cells.ravel()
-    order = np.argsort(flat, kind="stable") // cells.shape[1]
-    sizes = np.bincount(flat) if len(flat) else np.zeros(0, dtype=np.int64)
+    order = np.argsort(flat, kind="stable")[int((flat < 0).sum()) :] // max(cells.shape[1], 1)
+    sizes = np.bincount(flat[flat >= 0]) if len(order) else np.zeros(0, dtype=np.int64)
     return order.astype(np.int64), np.r_[0, np.cumsum(sizes)].astype(np.int64)
 
 
@@ -172,7 +195,7 @@ def _first_shared(left: npt.NDArray[np.int32], right: npt.NDArray[np.int32]) -> 
     """The smallest cell that both rows of each pair are in, or -1: [pairs, assignments] twice -> [pairs]."""
     shared = np.full(len(left), -1, dtype=np.int32)
     for column in reversed(range(left.shape[1])):
-        common = (left[:, column, None] == right).any(axis=1)
+        common = ((left[:, column, None] == right) & (right >= 0)).any(axis=1)
         shared[common] = left[common, column]
     return shared
 
