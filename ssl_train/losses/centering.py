@@ -3,10 +3,12 @@
 from typing import Literal, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssl_train.distributed import all_reduce_max, all_reduce_sum
+from ssl_train.ops.prototype_loss import Projected, Targets, sinkhorn_targets
 
 Kind = Literal["softmax", "sinkhorn_knopp"]
 
@@ -37,8 +39,8 @@ def sinkhorn_knopp(
 class SinkhornKnopp(nn.Module):
     """Sinkhorn-Knopp as a way of making targets: it keeps nothing from step to step."""
 
-    def forward(self, logits: Float[Tensor, "rows prototypes"], temperature: float) -> Float[Tensor, "rows prototypes"]:
-        return sinkhorn_knopp(logits, temperature=temperature)
+    def forward(self, teacher: Projected, temperature: float) -> Targets:
+        return sinkhorn_targets(teacher, temperature=temperature)
 
     def commit(self) -> None:
         """Nothing to keep."""
@@ -62,10 +64,9 @@ class SoftmaxCentering(nn.Module):
         self._measured: Tensor | None = None
 
     @torch.no_grad()
-    def forward(self, logits: Float[Tensor, "rows prototypes"], temperature: float) -> Float[Tensor, "rows prototypes"]:
-        logits = logits.float()
-        self._measured = self._mean(logits)
-        return ((logits - self.center) / temperature).softmax(-1)
+    def forward(self, teacher: Projected, temperature: float) -> Targets:
+        self._measured = self._mean(*teacher)
+        return Targets(*teacher, temperature, -self.center[0] / temperature)
 
     @torch.no_grad()
     def commit(self) -> None:
@@ -74,10 +75,14 @@ class SoftmaxCentering(nn.Module):
             self.center.mul_(self.momentum).add_(self._measured, alpha=1 - self.momentum)
             self._measured = None
 
-    def _mean(self, logits: Float[Tensor, "rows prototypes"]) -> Float[Tensor, "1 prototypes"]:
-        sums_and_count = torch.cat([logits.sum(0), logits.new_full((1,), len(logits))])
-        sums, count = all_reduce_sum(sums_and_count).split([logits.shape[1], 1])
-        return torch.where(count > 0, sums / count.clamp_min(1), self.center[0]).unsqueeze(0)
+    def _mean(
+        self, bottleneck: Float[Tensor, "rows dim"], weight: Float[Tensor, "prototypes dim"]
+    ) -> Float[Tensor, "1 prototypes"]:
+        # The mean of products is the product of the mean: no logits, and a collective of `dim` numbers.
+        sums = bottleneck.sum(0, dtype=torch.float32)
+        sums, count = all_reduce_sum(torch.cat([sums, sums.new_tensor([len(bottleneck)])])).split([len(sums), 1])
+        mean = F.linear(sums / count.clamp_min(1), weight.float())
+        return torch.where(count > 0, mean, self.center[0]).unsqueeze(0)
 
 
 Centering: TypeAlias = SinkhornKnopp | SoftmaxCentering

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from ssl_train.data.collate import Batch
 from ssl_train.data.masking import BlockMasks
 from ssl_train.losses.centering import Kind, build_centering
-from ssl_train.losses.dino import dino_loss, swapped_dino_loss
-from ssl_train.losses.ibot import ibot_loss
 from ssl_train.losses.koleo import koleo_loss
 from ssl_train.models import Model, Tokens
 from ssl_train.models.heads import DinoHead
+from ssl_train.ops.prototype_loss import Projected, PrototypeLoss, Targets, prototype_loss
 from ssl_train.parallel import local_shards
 from ssl_train.schedules import WarmUpConstant, WarmUpCosine
 
@@ -79,11 +78,11 @@ class Losses:
     monitors: Mapping[str, Float[Tensor, ""]]
 
 
-class Logits(NamedTuple):
+class Heads(NamedTuple):
     """What the heads say of class tokens and of masked patches."""
 
-    cls: Float[Tensor, "rows prototypes"]
-    patches: Float[Tensor, "masked patch_prototypes"]
+    cls: Projected
+    patches: Projected
 
 
 class DinoV2Networks(nn.Module):
@@ -116,24 +115,24 @@ class DinoV2Networks(nn.Module):
         all (student crop, teacher view) pairs that are not the same crop.
         """
         cls_targets, patch_targets = self._teach(batch, self.temperature(step))
-        views, local, logits = self._study(batch)
-        num_views_rows = len(views.cls)
-        global_logits = logits.cls[:num_views_rows].unflatten(0, (NUM_VIEWS, -1))
-        num_local = len(local.cls) // batch.num_images if local is not None else 0
-        num_pairs = NUM_VIEWS * num_local + NUM_VIEWS * (NUM_VIEWS - 1)
+        views, heads = self._study(batch)
+        num_images, num_local = batch.num_images, len(batch.local_crops) // batch.num_images
         config, temperature = self.config, self.config.student_temperature
-        share = config.dino_weight / num_pairs
-        terms = {"dino_global": share * swapped_dino_loss(global_logits, cls_targets, temperature=temperature)}
+        even = torch.full((num_images,), 1 / num_images, device=views.cls.device)
+        mix = pair_shares(num_local, config.dino_weight)
+        dino = prototype_loss(heads.cls, cls_targets, mix, even, temperature=temperature)
+        weights = batch.mask_weights * (config.ibot_weight / len(views.cls))
+        ibot = prototype_loss(heads.patches, patch_targets, [[1.0]], weights, temperature=temperature)
+        terms = {"dino_global": dino.by_crop[:NUM_VIEWS].sum()}
         if num_local:
-            local_logits = logits.cls[num_views_rows:].unflatten(0, (num_local, -1))
-            terms["dino_local"] = share * dino_loss(local_logits, cls_targets, temperature=temperature)
-        terms["ibot"] = config.ibot_weight * ibot_loss(
-            logits.patches, patch_targets, batch.mask_weights, num_crops=num_views_rows, temperature=temperature
-        )
+            terms["dino_local"] = dino.by_crop[NUM_VIEWS:].sum()
+        terms["ibot"] = ibot.by_crop.sum()
+        total = dino.total + ibot.total
         if config.koleo_weight:
             spread = [koleo_loss(view, group_images=config.group_images) for view in views.cls.chunk(NUM_VIEWS)]
-            terms["koleo"] = config.koleo_weight * torch.stack(spread).sum()
-        return Losses(torch.stack(list(terms.values())).sum(), terms, _monitor(cls_targets))
+            koleo = config.koleo_weight * torch.stack(spread).sum()
+            terms["koleo"], total = koleo.detach(), total + koleo
+        return Losses(total, terms, _monitor(dino))
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -148,22 +147,27 @@ class DinoV2Networks(nn.Module):
         return {"teacher_momentum": self.momentum(step), "teacher_temperature": self.temperature(step)}
 
     @torch.no_grad()
-    def _teach(
-        self, batch: Batch, temperature: float
-    ) -> tuple[Float[Tensor, "views batch prototypes"], Float[Tensor, "masked patch_prototypes"]]:
+    def _teach(self, batch: Batch, temperature: float) -> tuple[Targets, Targets]:
         views = self.teacher["backbone"]([batch.global_crops])[0]
-        logits = apply_heads(self.teacher, views.cls, _masked_patches(views, batch))
-        cls = self.cls_targets(logits.cls, temperature).unflatten(0, (NUM_VIEWS, -1))
-        return cls, self.patch_targets(logits.patches, temperature)
+        heads = apply_heads(self.teacher, views.cls, _masked_patches(views, batch))
+        return self.cls_targets(heads.cls, temperature), self.patch_targets(heads.patches, temperature)
 
-    def _study(self, batch: Batch) -> tuple[Tokens, Tokens | None, Logits]:
+    def _study(self, batch: Batch) -> tuple[Tokens, Heads]:
         crops, masks = [batch.global_crops], [batch.masks, None]
         if len(batch.local_crops):
             crops.append(batch.local_crops)
-        views, *rest = self.student["backbone"](crops, masks[: len(crops)])
-        local = rest[0] if rest else None
-        cls = torch.cat([views.cls, local.cls]) if local is not None else views.cls
-        return views, local, apply_heads(self.student, cls, _masked_patches(views, batch))
+        seen = self.student["backbone"](crops, masks[: len(crops)])
+        cls = torch.cat([tokens.cls for tokens in seen])
+        return seen[0], apply_heads(self.student, cls, _masked_patches(seen[0], batch))
+
+
+def pair_shares(num_local: int, weight: float = 1.0) -> list[list[float]]:
+    """[crops][views]: what each (student crop, teacher view) pair counts. Global crops come first, and no crop is
+    compared with itself; all other pairs count alike, and add up to `weight` (DINO, arXiv 2104.14294, equation 3)."""
+    num_pairs = NUM_VIEWS * num_local + NUM_VIEWS * (NUM_VIEWS - 1)
+    share = weight / num_pairs
+    views = [[share * (crop != view) for view in range(NUM_VIEWS)] for crop in range(NUM_VIEWS)]
+    return views + [[share] * NUM_VIEWS for _ in range(num_local)]
 
 
 def build_networks(config: DinoV2, model: Model) -> nn.ModuleDict:
@@ -175,16 +179,15 @@ def build_networks(config: DinoV2, model: Model) -> nn.ModuleDict:
     return nn.ModuleDict(networks)
 
 
-def apply_heads(
-    networks: nn.ModuleDict, cls: Float[Tensor, "rows dim"], patches: Float[Tensor, "masked dim"]
-) -> Logits:
-    """Logits of class tokens and masked patches, by one shared head or by one each.
+def apply_heads(networks: nn.ModuleDict, cls: Float[Tensor, "rows dim"], patches: Float[Tensor, "masked dim"]) -> Heads:
+    """Class tokens and masked patches through one shared head or one each.
 
     Every process calls each head exactly once, with no masked patch too: a sharded head is a collective.
     """
     if "ibot_head" in networks:
-        return Logits(networks["dino_head"](cls), networks["ibot_head"](patches))
-    return Logits(*networks["dino_head"](torch.cat([cls, patches])).split([len(cls), len(patches)]))
+        return Heads(networks["dino_head"](cls), networks["ibot_head"](patches))
+    both = networks["dino_head"](torch.cat([cls, patches]))
+    return Heads(*(Projected(rows, both.weight) for rows in both.bottleneck.split([len(cls), len(patches)])))
 
 
 def _masked_patches(views: Tokens, batch: Batch) -> Float[Tensor, "masked dim"]:
@@ -192,11 +195,14 @@ def _masked_patches(views: Tokens, batch: Batch) -> Float[Tensor, "masked dim"]:
 
 
 @torch.no_grad()
-def _monitor(cls_targets: Float[Tensor, "views batch prototypes"]) -> dict[str, Float[Tensor, ""]]:
-    """Entropy in nats of a target, and of their mean: both near 0 is collapse, both near log(prototypes) too."""
-    rows = cls_targets.flatten(0, 1)
-    return {"teacher_entropy": _entropy(rows).mean(), "teacher_marginal_entropy": _entropy(rows.mean(0))}
+def _monitor(dino: PrototypeLoss) -> dict[str, Float[Tensor, ""]]:
+    """Entropies in nats of a target, and of their mean: both near 0 is collapse, both near log(prototypes) too.
 
-
-def _entropy(probabilities: Float[Tensor, "*rows prototypes"]) -> Float[Tensor, "*rows"]:
-    return torch.special.entr(probabilities).sum(-1)
+    A mean target's exponential is how many prototypes are in use: its share of all of them is `prototypes_used`.
+    """
+    marginal = torch.special.entr(dino.marginal).sum()
+    return {
+        "teacher_entropy": dino.target_entropy,
+        "teacher_marginal_entropy": marginal,
+        "prototypes_used": marginal.exp() / len(dino.marginal),
+    }

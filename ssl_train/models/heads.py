@@ -10,6 +10,8 @@ from jaxtyping import Float
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
+from ssl_train.ops.prototype_loss import Projected
+
 INIT_STD = 0.02
 
 
@@ -40,19 +42,23 @@ class DinoHead:
 
 
 class WeightNormLinear(nn.Module):
-    """A bias-free linear layer whose rows are direction (`weight_v`) times length (`weight_g`), both trained."""
+    """The weight of a bias-free linear layer whose rows are direction (`weight_v`) times length (`weight_g`).
+
+    Both are trained. It gives the weight, not the product: what follows makes that a few rows at a time.
+    """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
         self.weight_g = nn.Parameter(torch.ones(out_dim, 1))
         self.weight_v = nn.Parameter(nn.Linear(in_dim, out_dim, bias=False).weight.detach())
 
-    def forward(self, x: Float[Tensor, "rows in_dim"]) -> Float[Tensor, "rows out_dim"]:
-        return F.linear(x, torch._weight_norm(self.weight_v, self.weight_g, 0))
+    def forward(self) -> Float[Tensor, "out_dim in_dim"]:
+        weight: Tensor = torch._weight_norm(self.weight_v, self.weight_g, 0)
+        return weight
 
 
 class DinoHeadNet(nn.Module):
-    """[rows, dim] features to [rows, prototypes] logits (DINO, arXiv 2104.14294, appendix C)."""
+    """[rows, dim] features to prototypes, short of the last product (DINO, arXiv 2104.14294, appendix C)."""
 
     def __init__(
         self, in_dim: int, *, hidden_dim: int, bottleneck_dim: int, num_layers: int, num_prototypes: int
@@ -69,9 +75,8 @@ class DinoHeadNet(nn.Module):
                 nn.init.zeros_(module.bias)
         self.last_layer = WeightNormLinear(bottleneck_dim, num_prototypes)
 
-    def forward(self, x: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows prototypes"]:
+    def forward(self, x: Float[Tensor, "rows dim"]) -> Projected:
         bottleneck = self.mlp(x)
         # In half precision 1e-12 is zero, and a zero row would become NaN.
         eps = 1e-6 if bottleneck.dtype == torch.float16 else 1e-12
-        logits: Tensor = self.last_layer(F.normalize(bottleneck, dim=-1, eps=eps))
-        return logits
+        return Projected(F.normalize(bottleneck, dim=-1, eps=eps), self.last_layer())

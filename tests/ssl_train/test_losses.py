@@ -12,6 +12,7 @@ from ssl_train.losses.dino import dino_loss, swapped_dino_loss
 from ssl_train.losses.ibot import ibot_loss
 from ssl_train.losses.koleo import koleo_loss
 from ssl_train.models.heads import DinoHeadNet
+from ssl_train.ops.prototype_loss import Projected, Targets
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -120,18 +121,27 @@ def test_sinkhorn_knopp_does_not_overflow_where_the_plain_exponential_does() -> 
     assert_close(targets.sum(-1), torch.ones(2))
 
 
+def as_logits(logits: torch.Tensor) -> Projected:
+    """What a head would say whose logits are these."""
+    return Projected(logits, torch.eye(logits.shape[1]))
+
+
+def targets(made: Targets) -> torch.Tensor:
+    return (made.bottleneck @ made.weight.T / made.temperature + made.bias).softmax(-1)
+
+
 def test_centering_is_the_published_one_over_three_steps(vectors: Any) -> None:
     v, centering = vectors("dinov2_losses"), SoftmaxCentering(48, momentum=0.9)
     for step in range(3):
-        assert_close(centering(v[f"center.in.{step}"], 0.04), v[f"center.out.{step}"], **TOLERANCE)
+        assert_close(targets(centering(as_logits(v[f"center.in.{step}"]), 0.04)), v[f"center.out.{step}"], **TOLERANCE)
         centering.commit()
     assert_close(centering.center, v["center.final"], **TOLERANCE)
 
 
 def test_a_skipped_step_leaves_no_trace_in_the_centre() -> None:
     centering = SoftmaxCentering(4)
-    centering(torch.full((2, 4), float("nan")), 0.04)  # not committed
-    centering(torch.ones(2, 4), 0.04)
+    centering(as_logits(torch.full((2, 4), float("nan"))), 0.04)  # not committed
+    centering(as_logits(torch.ones(2, 4)), 0.04)
     centering.commit()
     assert_close(centering.center, torch.full((1, 4), 0.1))
 
@@ -139,7 +149,7 @@ def test_a_skipped_step_leaves_no_trace_in_the_centre() -> None:
 def test_no_rows_at_all_leave_the_centre_where_it_was() -> None:
     centering = SoftmaxCentering(4)
     centering.center.fill_(0.5)
-    assert centering(torch.empty(0, 4), 0.04).shape == (0, 4)
+    assert targets(centering(as_logits(torch.empty(0, 4)), 0.04)).shape == (0, 4)
     centering.commit()
     assert_close(centering.center, torch.full((1, 4), 0.5))
 
@@ -148,4 +158,4 @@ def test_the_head_is_the_published_one(vectors: Any) -> None:
     v = vectors("dinov2_losses")
     head = DinoHeadNet(64, hidden_dim=96, bottleneck_dim=32, num_layers=3, num_prototypes=48)
     head.load_state_dict(v.under("head.weights."), strict=True)
-    assert_close(head(v["head.in"]).detach(), v["head.out"], **TOLERANCE)
+    assert_close(head(v["head.in"]).logits().detach(), v["head.out"], **TOLERANCE)

@@ -18,6 +18,7 @@ from ssl_train.losses.centering import SoftmaxCentering, sinkhorn_knopp
 from ssl_train.methods import DinoV2, DinoV2Networks
 from ssl_train.models import Vit
 from ssl_train.models.heads import DinoHead
+from ssl_train.ops.prototype_loss import Projected, sinkhorn_targets
 from ssl_train.optim import Optim, build_optimizer, clip_gradients
 from ssl_train.parallel import shard
 
@@ -104,8 +105,9 @@ def targets_of_uneven_rows(world: World) -> Iterator[tuple[str, Tensor]]:
     rows = torch.randn(6, 5, generator=torch.Generator().manual_seed(2))
     own = rows if world.is_main else rows[:0]
     yield "sinkhorn", sinkhorn_knopp(own, temperature=0.5)
+    yield "sinkhorn bias", sinkhorn_targets(Projected(own, torch.eye(5)), temperature=0.5, chunk_bytes=1).bias
     centering = SoftmaxCentering(5)
-    centering(own, 0.1)
+    centering(Projected(own, torch.eye(5)), 0.1)
     centering.commit()
     yield "centre", centering.center
 
