@@ -1,0 +1,25 @@
+"""The pairs between two sets of vectors with a cosine above a threshold, decided exactly as the self-join decides."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.algorithms import self_join
+from tasks.algorithms.blocks import InMemory, Rows
+from tasks.algorithms.self_join import Edges, first_shared_cell
+
+__all__ = ["cross_pairs", "first_shared_cell", "oriented"]
+
+
+def cross_pairs(
+    left: npt.NDArray[np.floating], right: npt.NDArray[np.floating], *, threshold: float, block_rows: int = 8192
+) -> Iterator[Edges]:
+    """`self_join.cross_pairs` of two matrices in memory, [n, dim] and [m, dim]."""
+    return self_join.cross_pairs(InMemory(left), InMemory(right), threshold=threshold, block_rows=block_rows)
+
+
+def oriented(edges: Edges, left_rows: Rows, right_rows: Rows) -> Edges:
+    """Pairs (i of left, j of right) as pairs of rows, the smaller one left; `left_rows`, `right_rows` name the rows."""
+    left, right = left_rows[edges.left], right_rows[edges.right]
+    return Edges(np.minimum(left, right), np.maximum(left, right), edges.similarity)
