@@ -17,6 +17,7 @@ from tasks.algorithms.self_join import similar_pairs
 Matrix = npt.NDArray[np.float64]
 
 _COPIES = 0.6
+_BLOCK_ROWS = 256
 # The third largest cosine among 0.1 to 1 million pairs of unrelated scenes is 1.6 to 1.9 times the median row's largest
 # one, in 86 to 512 dimensions (bench/pixels_descriptor.py); the median is hardly moved by copies among the rows.
 _TAIL = 1.85
@@ -40,10 +41,20 @@ class Whitening:
         return self.matrix.shape[1] + (self.offset > 0)
 
     def __call__(self, vectors: Floats) -> Floats:
-        """[rows, dim] -> [rows, out_dim] of unit length; a vector at the mean gets zeros and the constant."""
+        """[rows, dim] -> [rows, out_dim] of unit length; a vector at the mean gets zeros and the constant.
+
+        A row's result does not depend on the rows beside it: products are taken in blocks of one size, the last one
+        filled up, in float64.
+        """
         if vectors.shape[1] != len(self.mean):
             raise ValueError(f"whitening was fitted on {len(self.mean)} dimensions, got vectors of {vectors.shape[1]}")
-        turned = (vectors - self.mean) @ self.matrix
+        turned = np.empty((len(vectors), self.matrix.shape[1]))
+        matrix = torch.from_numpy(self.matrix).double()
+        for start in range(0, len(vectors), _BLOCK_ROWS):
+            centred = vectors[start : start + _BLOCK_ROWS] - self.mean.astype(np.float64)
+            filled = np.zeros((_BLOCK_ROWS, len(self.mean)))
+            filled[: len(centred)] = centred
+            turned[start : start + _BLOCK_ROWS] = (torch.from_numpy(filled) @ matrix).numpy()[: len(centred)]
         lengths = np.linalg.norm(turned, axis=1, keepdims=True)
         turned = turned / np.where(lengths > 1e-12, lengths, 1.0) / np.sqrt(1 + self.offset)
         if self.offset > 0:

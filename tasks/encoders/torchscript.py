@@ -1,65 +1,52 @@
 """Any published TorchScript file as an encoder.
 
-A TorchScript file is a program: `torch.jit.load` unpickles no Python objects, but running the module executes the
-operators it holds, with the process's rights. What is trusted is therefore the checksum, and it is required: give that
-of a file whose maker you trust.
+A TorchScript file is a program. `torch.jit.load` unpickles no Python objects (its unpickler knows tensors and plain
+containers) and the program cannot call Python. But it calls torch's operators with the process's rights, and among them
+are some that read and write files (`aten::from_file`, `aten::save`), allocate at will or never end. What is trusted is
+therefore the checksum, and it is required: give that of a file whose maker you trust.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 
 from storage.filesystem import fetch_verified
-from tasks.config import StageConfig
 from tasks.encoders.base import BuiltEncoder, EncoderUnavailable
-from tasks.encoders.network import IMAGENET_MEAN, IMAGENET_STD, NetworkEncoder, Preparation
+from tasks.encoders.network import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Fit,
+    NetworkEncoder,
+    Preparation,
+    TorchConfig,
+    Triple,
+)
 
-Sha256 = Annotated[str, Field(pattern=r"^(sha256:)?[0-9a-fA-F]{64}$")]
-Triple = tuple[float, float, float]
 
-
-class TorchScript(StageConfig):
+class TorchScript(TorchConfig):
     """A TorchScript module that turns [batch, 3, height, width] into [batch, dim]."""
 
-    NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = frozenset({"weights", "batch_images", "num_threads"})
-
     kind: Literal["torchscript"] = "torchscript"
-    weights: str
-    """Path or URL of the file."""
-    sha256: Sha256
-    """Its SHA-256; the file is refused when it differs."""
     side: Annotated[int, Field(ge=16, le=4096)] = 224
     """Pixels of the side that `fit` speaks of."""
-    fit: Literal["square", "short_side", "centre_crop"] = "square"
+    fit: Fit = "square"
     """square squeezes the picture, short_side keeps its aspect, centre_crop takes the middle."""
     mean: Triple = IMAGENET_MEAN
     """Taken from each channel (of 0..1)."""
     std: Triple = IMAGENET_STD
     """Each channel is divided by this, then."""
-    batch_images: Annotated[int, Field(ge=1, le=4096)] = 32
-    """Pictures in one pass."""
-    num_threads: Annotated[int, Field(ge=1, le=256)] = 1
-    """Threads of one worker."""
 
     def build(self) -> BuiltEncoder:
         """Fetches and checks the file. Raises ChecksumMismatch, UnreachableStorage, EncoderUnavailable."""
-        return build_torchscript(
-            self.weights,
-            self.sha256,
-            Preparation(self.side, self.fit, mean=self.mean, std=self.std),
-            batch_images=self.batch_images,
-            num_threads=self.num_threads,
-        )
+        return build_torchscript(self, Preparation(self.side, self.fit, mean=self.mean, std=self.std))
 
 
-def build_torchscript(
-    weights: str, sha256: str, preparation: Preparation, *, batch_images: int, num_threads: int
-) -> NetworkEncoder:
+def build_torchscript(config: TorchConfig, preparation: Preparation) -> NetworkEncoder:
     """A TorchScript file, verified and loaded on the CPU, in eval mode."""
-    path = fetch_verified(weights, sha256)
+    path = fetch_verified(config.weights, config.sha256)
     try:
         network = torch.jit.load(path, map_location="cpu").eval()
     except RuntimeError as error:
-        raise EncoderUnavailable(f"{weights} is not a TorchScript file: {error}") from error
-    return NetworkEncoder(network, preparation, batch_images=batch_images, num_threads=num_threads, name=weights)
+        raise EncoderUnavailable(f"{config.weights} is not a TorchScript file: {error}") from error
+    return NetworkEncoder(network, preparation, config, precision=config.precision)

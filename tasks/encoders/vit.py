@@ -1,40 +1,39 @@
 """A vision transformer as encoder: teachers that this project trained, and published DINO and DINOv2 weights.
 
-Weights are read as tensors; no code of the file is run.
+Weights are read as tensors; no code of the file is run: .safetensors hold none, and a .pth (a pickle) goes, after its
+checksum, through torch's restricted unpickler, which refuses every class but tensors and plain containers.
 """
 
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_train.errors import CheckpointError
-from ssl_train.models import load_backbone
-from tasks.config import StageConfig
+from ssl_train.models import Backbone, load_backbone
 from tasks.encoders.base import BuiltEncoder, EncoderUnavailable
-from tasks.encoders.network import NetworkEncoder, Preparation
-from tasks.encoders.torchscript import Sha256
+from tasks.encoders.network import NetworkEncoder, Preparation, TorchConfig
+
+TokenChoice = Literal["class", "class_and_mean_patch"]
 
 
-class VitEncoder(StageConfig):
-    """A ViT: our own checkpoints (.safetensors) or published ones (.pth), recognised by the names of their tensors."""
+class VitEncoder(TorchConfig):
+    """A ViT: our own checkpoints (.safetensors) or published ones (.pth), recognised by the names of their tensors.
 
-    NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = frozenset({"weights", "batch_images", "num_threads"})
+    Size (S, B, L, H, g), patch (8, 14, 16, ...), registers and feed-forward net are read off the tensors' shapes.
+    """
+
+    NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = TorchConfig.NOT_IN_FINGERPRINT | {"compiled"}
 
     kind: Literal["vit"] = "vit"
-    weights: str
-    """Path or URL of the checkpoint."""
-    sha256: Sha256
-    """Its SHA-256; the file is refused when it differs."""
     side: Annotated[int, Field(ge=14, le=2048)] = 224
     """Pixels of the square that the network sees, the middle of the picture; a multiple of the patch size."""
-    tokens: Literal["class", "class_and_mean_patch"] = "class"
+    tokens: TokenChoice = "class"
     """The class token, or it and the mean of the patch tokens."""
-    batch_images: Annotated[int, Field(ge=1, le=4096)] = 32
-    """Pictures in one pass."""
-    num_threads: Annotated[int, Field(ge=1, le=256)] = 1
-    """Threads of one worker."""
+    compiled: bool = False
+    """Compile the network at a worker's first batch: it takes about a minute, and pays where a worker encodes tens of
+    thousands of images on a GPU."""
 
     def build(self) -> BuiltEncoder:
         """Fetches and checks the file. Raises ChecksumMismatch, UnreachableStorage, EncoderUnavailable."""
@@ -47,17 +46,22 @@ class VitEncoder(StageConfig):
                 f"side is {self.side}, but {self.weights} has patches of {backbone.patch_size} pixels. "
                 f"Take {self.side // backbone.patch_size * backbone.patch_size} or another multiple."
             )
-
-        def network(images: Tensor) -> Tensor:
-            found = backbone.tokens(images)
-            if self.tokens == "class":
-                return found.cls
-            return torch.cat([found.cls, found.patches.mean(dim=1)], dim=1)
-
         return NetworkEncoder(
-            network,
+            _Tokens(backbone, self.tokens).eval(),
             Preparation(self.side, "centre_crop", method="bicubic"),
-            batch_images=self.batch_images,
-            num_threads=self.num_threads,
-            name=self.weights,
+            self,
+            precision=self.precision,
+            compiled=self.compiled,
         )
+
+
+class _Tokens(nn.Module):
+    """The tokens that stand for a picture: [batch, 3, side, side] -> [batch, dim] or [batch, 2 * dim]."""
+
+    def __init__(self, backbone: Backbone, tokens: TokenChoice) -> None:
+        super().__init__()
+        self.backbone, self.tokens = backbone, tokens
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.backbone.tokens(images)
+        return found.cls if self.tokens == "class" else torch.cat([found.cls, found.patches.mean(dim=1)], dim=1)

@@ -13,8 +13,9 @@ from storage.manifest import Manifest
 from storage.tables import read_table
 from storage.vectors import Vectors
 from tasks.collect import Collect, Collection, collect
-from tasks.describe import WHITENING, Describe, Whiten, describe, load_whitening
+from tasks.describe import Describe, Whiten, describe
 from tasks.embed import Embed, embed
+from tasks.encoded_parts import WHITENING, load_whitening
 from tasks.encoders import Pixels, Textures
 from tasks.pool import NoImages
 from tests.tasks.encoders.pictures import copies, scenes
@@ -63,12 +64,13 @@ def test_rows_and_vectors_go_together_and_an_undecodable_image_is_dropped_with_t
     assert own.min() > others.max()
 
 
-def test_what_is_described_does_not_depend_on_batches_or_on_parts(layout: Layout, tmp_path: Path) -> None:
+def test_what_is_described_does_not_depend_on_batches_threads_or_parts(layout: Layout, tmp_path: Path) -> None:
     images = {f"{number:024x}": encode_jpeg(picture, quality=90) for number, picture in enumerate(scenes()[:NUM])}
     found = []
-    for parts, batch in ((1, 64), (4, 5)):
+    for parts, batch, threads in ((1, 64, 1), (4, 5, 3)):
         here = Layout(str(tmp_path / f"run-{parts}"))
-        manifest = describe.fn(downloaded(here, images, parts=parts), Describe(batch_images=batch), here)
+        config = Describe(batch_images=batch, decode_threads=threads)
+        manifest = describe.fn(downloaded(here, images, parts=parts), config, here)
         found.append(vectors_of(manifest))
     assert np.array_equal(found[0], found[1])
 
@@ -90,7 +92,7 @@ def test_whitening_is_fitted_once_on_the_pool_and_carried_to_the_benchmarks(
     assert (similarity.argmax(axis=1) == np.arange(6)).all()
     assert similarity.max(axis=1).min() > 0.6
     assert read_table(references.paths(".parquet")[0])["source"].to_pylist() == ["scenes"] * 6
-    assert not any(entry.path == WHITENING for entry in references.files)
+    assert Path(references.file(WHITENING)).read_bytes() == Path(described.file(WHITENING)).read_bytes()
 
 
 def test_a_sample_of_the_pool_is_enough_to_fit_and_does_not_change_what_is_described(
@@ -113,6 +115,23 @@ def test_a_run_that_was_cut_ends_in_the_same_bytes(pool: Manifest, layout: Layou
     assert again.files == whole.files
 
 
+@pytest.mark.parametrize("sample_images", [18, 20_000])
+def test_nothing_is_left_beside_what_the_manifest_names(pool: Manifest, layout: Layout, sample_images: int) -> None:
+    manifest = describe.fn(pool, Describe(whiten=Whiten(sample_images=sample_images)), layout)
+    left = {path.name for path in Path(manifest.directory).iterdir()}
+    assert left == {entry.path for entry in manifest.files} | {"manifest.json", "timing.json"}
+
+
+def test_every_part_is_the_index_of_its_vectors(pool: Manifest, layout: Layout) -> None:
+    manifest = describe.fn(pool, Describe(), layout)
+    for table, matrix in zip(manifest.paths(".parquet"), manifest.paths(".npy"), strict=True):
+        rows = [row["id"] for row in read_table(table).to_pylist() if row["drop"] is None]
+        alone = Describe(whiten=None).encoder.build().encode([scenes()[int(name, 16)] for name in rows])
+        found = np.load(matrix).astype(np.float32)
+        expected = load_whitening(manifest.file(WHITENING))(alone)
+        assert np.median((found * expected).sum(axis=1)) > 0.9  # JPEG stands between
+
+
 def test_no_image_is_an_error_that_says_so(layout: Layout) -> None:
     empty = made_stage(layout, "safety", [[]])
     for task, config in ((describe, Describe()), (embed, Embed(encoder=Textures()))):
@@ -122,5 +141,5 @@ def test_no_image_is_an_error_that_says_so(layout: Layout) -> None:
 
 def test_too_few_images_to_whiten_say_what_to_do(layout: Layout) -> None:
     few = downloaded(layout, {f"{n:024x}": encode_jpeg(scenes()[n], quality=90) for n in range(3)})
-    with pytest.raises(NoImages, match=r"at least four vectors, got 3\. Set whiten to null"):
+    with pytest.raises(NoImages, match=r"at least four vectors, got 3\. Take one .* or set whiten to null"):
         describe.fn(few, Describe(), layout)
