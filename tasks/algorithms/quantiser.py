@@ -1,38 +1,46 @@
-"""A coarse quantiser of two levels: which cells of the sphere a unit vector lies nearest to.
+"""A coarse quantiser of two levels: which cells of the sphere a vector lies nearest to.
 
-Groups of cells first, then cells inside the nearest groups: assigning costs rows * sqrt(cells), not rows * cells
-(Jegou et al., PAMI 2011, section IV, has one level; two are in Babenko & Lempitsky, CVPR 2012, there as products).
-The number of cells grows with the rows, so that a cell holds about as many rows in a small pool as in a large one.
+Groups of cells first, then the cells of the nearest groups only: assigning costs rows * probes * sqrt(cells) products,
+not rows * cells. The number of cells grows with the rows, so that a cell holds about as many rows in a small pool as in
+a large one, and a join inside of the cells grows with the rows.
+
+All products are of 8-bit codes and exact (`join_codes`), so that the cells of a row hang on that row and the quantiser
+alone: not on the block it came in, on threads, or on how a library adds up.
 """
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from tasks.algorithms.blocks import Floats, InMemory, Rows, VectorSource, even_blocks
+from tasks.algorithms.blocks import Array, Floats, InMemory, Rows, VectorSource, even_blocks
+from tasks.algorithms.join_codes import Int8, code_limit, encode, integer_products
+from tasks.algorithms.join_threads import in_order
 from tasks.algorithms.sampling import row_uniforms
 
-CELL_ROWS = 2048
-_SAMPLE_PER_CELL = 48
+CELL_ROWS = 1024
+PROBES = 8
+_SAMPLE_PER_CELL = 32
 _MAX_SAMPLE = 2**21
-_ITERATIONS = 8
+_ITERATIONS = 6
 
 
 class Quantiser(NamedTuple):
-    """Plain arrays, to be saved by name: groups [groups, dim] and centroids [cells, dim] of unit length, and
-    offsets [groups + 1] int64: the cells of group g are offsets[g] to offsets[g + 1]."""
+    """Plain arrays, to be saved by name. groups [groups, dim] and centroids [cells, dim] are directions as int8 codes of
+    one scale each; offsets [groups + 1] int64: the cells of group g are offsets[g] to offsets[g + 1].
 
-    groups: Floats
-    centroids: Floats
+    Memory: dim bytes per cell; at 1.2 billion rows, 4 assignments and 4096 rows per cell 0.6 GB."""
+
+    groups: Int8
+    centroids: Int8
     offsets: Rows
 
     @classmethod
     def flat(cls, centroids: Floats) -> "Quantiser":
-        """One group: every centroid is looked at."""
-        mean = np.asarray(centroids.mean(axis=0, keepdims=True), dtype=np.float32)
-        return cls(mean, np.ascontiguousarray(centroids), np.array([0, len(centroids)], dtype=np.int64))
+        """All cells in one group: every centroid [cells, dim] is compared with every row."""
+        codes = _codes(np.asarray(centroids, dtype=np.float32))
+        return cls(codes[:1], codes, np.array([0, len(centroids)], dtype=np.int64))
 
 
 def cells_wanted(num_rows: int, *, assignments: int, cell_rows: int = CELL_ROWS) -> int:
@@ -43,28 +51,29 @@ def cells_wanted(num_rows: int, *, assignments: int, cell_rows: int = CELL_ROWS)
 def fit_quantiser(
     vectors: VectorSource, *, num_rows: int, assignments: int, seed: int, cell_rows: int = CELL_ROWS
 ) -> Quantiser:
-    """A quantiser for a pool of `num_rows` unit vectors, from `vectors` [rows, dim]: the pool, or a sample of it.
+    """A quantiser for a pool of `num_rows` vectors, fitted on `vectors` [rows, dim]: the pool, or a sample of it.
 
-    Takes at most 48 rows per cell (drawn by `seed`), and 2**21. Cost: sample * 2 * sqrt(cells) * dim * 8 products.
-    Memory: 4 * dim bytes per row of the sample, at most 4 GiB at 512 dimensions; 4 * dim bytes per cell.
-    Raises ValueError without vectors.
+    Spherical k-means of the groups, then of the cells inside of each group, as many as its share of the rows. Takes at
+    most 32 rows per cell, drawn by `seed`, and 2**21 in all. Cost: 12 * sample * sqrt(cells) products.
+    Memory: 7 * dim bytes per row of the sample (7.5 GB for 2**21 rows of 512), dim bytes per cell.
+    Raises ValueError without vectors that have a direction.
     """
-    if vectors.shape[0] == 0:
-        raise ValueError("a quantiser needs vectors: there are none")
-    wanted = min(cells_wanted(num_rows, assignments=assignments, cell_rows=cell_rows), vectors.shape[0])
-    sample = _sample(vectors, min(_MAX_SAMPLE, wanted * _SAMPLE_PER_CELL), seed)
-    num_groups = max(1, round(wanted**0.5))
-    groups = _spherical_kmeans(sample, num_groups, np.random.default_rng([seed, 0]))
+    wanted = cells_wanted(num_rows, assignments=assignments, cell_rows=cell_rows)
+    sample = _sample(vectors, min(_MAX_SAMPLE, _SAMPLE_PER_CELL * wanted), seed)
+    num_groups = round(min(wanted, len(sample)) ** 0.5)
+    groups = _spherical_kmeans(_every(sample, 256 * num_groups), num_groups, [seed, 0])
     labels = _nearest(sample, groups)
-    sizes = np.bincount(labels, minlength=num_groups)
-    counts = _shares(sizes, wanted)
-    parts = [
-        _spherical_kmeans(sample[labels == group], int(count), np.random.default_rng([seed, 1, group]))
-        for group, count in enumerate(counts)
-        if count
-    ]
-    used = counts > 0
-    return Quantiser(groups[used], np.concatenate(parts), np.r_[0, np.cumsum(counts[used])].astype(np.int64))
+    sizes = np.bincount(labels, minlength=len(groups))
+    order, starts = np.argsort(labels, kind="stable"), np.r_[0, np.cumsum(sizes)]
+    counts = _shares(sizes, min(wanted, len(sample)))
+    used = np.flatnonzero(counts)
+
+    def fit(group: int) -> Floats:
+        members = sample[order[starts[group] : starts[group + 1]]]
+        return _spherical_kmeans(members, int(counts[group]), [seed, 1, group])
+
+    centroids = np.concatenate(list(in_order(fit, used.tolist())))
+    return Quantiser(_codes(groups[used]), _codes(centroids), np.r_[0, np.cumsum(counts[used])].astype(np.int64))
 
 
 def assign_cells(
@@ -72,75 +81,142 @@ def assign_cells(
     quantiser: Quantiser | Floats,
     *,
     assignments: int,
-    probes: int = 8,
+    probes: int = PROBES,
     block_rows: int = 16384,
 ) -> npt.NDArray[np.int32]:
     """The nearest cells of every row, in increasing cell number: int32 [rows, assignments].
 
     A row that has fewer cells than `assignments` is filled up with -1, in front; -1 is no cell. Rows are looked up in
-    the cells of their `probes` nearest groups. Each row's cells depend on that row and the quantiser alone, never on
-    what it is assigned with.
-    Memory: 4 * assignments bytes per row, and block_rows * (cells of the probed groups + groups) * 4 bytes.
+    the cells of their `probes` nearest groups. `quantiser` may also be plain centroids [cells, dim].
+    Cost: probes * cells / groups + groups products per row. Memory: 4 * assignments bytes per row, and per thread
+    block_rows * (6 * dim + 4 * groups + 12 * assignments * probes) bytes.
     """
     source = InMemory(vectors) if isinstance(vectors, np.ndarray) else vectors
     levels = quantiser if isinstance(quantiser, Quantiser) else Quantiser.flat(quantiser)
     cells = np.full((source.shape[0], assignments), -1, dtype=np.int32)
-    for start, block in even_blocks(source, block_rows):
-        cells[start : start + len(block)] = _nearest_cells(block, levels, assignments, probes)
+
+    def assign(part: tuple[int, Floats]) -> tuple[int, npt.NDArray[np.int32]]:
+        return part[0], _nearest_cells(encode(part[1]).codes, levels, assignments, probes)
+
+    for start, found in in_order(assign, even_blocks(source, block_rows)):
+        cells[start : start + len(found)] = found
     return cells
 
 
-def _nearest_cells(block: Floats, levels: Quantiser, assignments: int, probes: int) -> npt.NDArray[np.int32]:
-    rows = torch.from_numpy(block)
-    probes = min(probes, len(levels.groups))
-    probed = torch.topk(rows @ torch.from_numpy(levels.groups).T, probes, dim=1).indices.numpy()
-    scores = np.full((len(block), probes, assignments), -np.inf, dtype=np.float32)
-    cells = np.full((len(block), probes, assignments), -1, dtype=np.int32)
-    centroids = torch.from_numpy(levels.centroids)
-    for group in np.unique(probed):
-        row, probe = np.nonzero(probed == group)
+def _nearest_cells(rows: Int8, levels: Quantiser, assignments: int, probes: int) -> npt.NDArray[np.int32]:
+    num_groups = len(levels.groups)
+    probed = _Best.of(len(rows), min(probes, num_groups))
+    probed.merge(np.arange(len(rows)), integer_products(rows, levels.groups), 0)
+    visitors = np.argsort(probed.cells, axis=None, kind="stable") // probed.cells.shape[1]
+    starts = np.r_[0, np.cumsum(np.bincount(probed.cells.ravel(), minlength=num_groups))]
+    best = _Best.of(len(rows), assignments)
+    for group in np.flatnonzero(np.diff(starts)):
+        members = visitors[starts[group] : starts[group + 1]]
         first, last = levels.offsets[group], levels.offsets[group + 1]
-        keep = min(assignments, int(last - first))
-        best = torch.topk(rows[row] @ centroids[first:last].T, keep, dim=1)
-        scores[row, probe, :keep] = best.values.numpy()
-        cells[row, probe, :keep] = best.indices.numpy() + first
-    flat_scores, flat_cells = scores.reshape(len(block), -1), cells.reshape(len(block), -1)
-    order = np.argsort(-flat_scores, axis=1, kind="stable")[:, :assignments]
-    return np.sort(np.take_along_axis(flat_cells, order, axis=1), axis=1)
+        best.merge(members, integer_products(rows[members], levels.centroids[first:last]), first)
+    return np.sort(best.cells, axis=1)
+
+
+class _Best(NamedTuple):
+    """The cells with the largest products so far, the largest first; of equal ones the first that came."""
+
+    products: npt.NDArray[np.int32]
+    cells: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, num_rows: int, num: int) -> "_Best":
+        smallest = np.iinfo(np.int32).min
+        return cls(np.full((num_rows, num), smallest, np.int32), np.full((num_rows, num), -1, np.int32))
+
+    def merge(self, members: Rows, products: npt.NDArray[np.int32], first: int) -> None:
+        """Takes in products [members, n] with the cells from `first` on."""
+        _merge(self.products, self.cells, members, products, first)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _merge(best: Array, cells: Array, members: Rows, products: npt.NDArray[np.int32], first: int) -> None:
+    last = best.shape[1] - 1
+    for number in range(len(members)):
+        row = members[number]
+        for column in range(products.shape[1]):
+            product = products[number, column]
+            if product <= best[row, last]:
+                continue
+            place = last
+            while place > 0 and best[row, place - 1] < product:
+                best[row, place] = best[row, place - 1]
+                cells[row, place] = cells[row, place - 1]
+                place -= 1
+            best[row, place], cells[row, place] = product, first + column
 
 
 def _sample(vectors: VectorSource, num: int, seed: int) -> Floats:
+    """At most `num` rows, drawn by `seed`, as unit float32; rows without a direction are left out."""
     num_rows = vectors.shape[0]
+    rows = np.arange(num_rows)
     if num < num_rows:
-        rows = np.sort(np.argsort(row_uniforms(0, num_rows, seed=seed), kind="stable")[:num])
-    else:
-        rows = np.arange(num_rows)
-    return np.asarray(vectors.take(rows.astype(np.int64)), dtype=np.float32)
+        rows = np.sort(np.argpartition(row_uniforms(0, num_rows, seed=seed), num)[:num])
+    sample = _unit(np.asarray(vectors.take(rows), dtype=np.float32))
+    sample = sample[sample.any(axis=1)]
+    if len(sample) == 0:
+        raise ValueError(f"a quantiser needs vectors with a direction: there are none among {num_rows} rows")
+    return sample
 
 
-def _spherical_kmeans(sample: Floats, num: int, random: np.random.Generator) -> Floats:
-    """`num` unit centroids of the sample; an empty one keeps its place."""
-    num = min(num, len(sample))
-    centroids = _unit(sample[np.sort(random.choice(len(sample), num, replace=False))])
+def _every(sample: Floats, num: int) -> Floats:
+    """At most `num` rows, evenly spread; they are in random order of content as it is."""
+    return sample[:: max(1, len(sample) // max(num, 1))]
+
+
+def _spherical_kmeans(sample: Floats, num: int, seed: list[int]) -> Floats:
+    """At most `num` unit centroids of unit rows [n, dim]; one that no row is nearest to keeps its place."""
+    num = max(1, min(num, len(sample)))
+    chosen = np.random.default_rng(seed).choice(len(sample), num, replace=False)
+    centroids = sample[np.sort(chosen)]
+    codes = encode(sample).codes
     for _ in range(_ITERATIONS if num > 1 else 1):
-        labels = _nearest(sample, centroids)
-        sums = np.zeros((num, sample.shape[1]), dtype=np.float64)
-        np.add.at(sums, labels, sample)
-        moved = _unit(sums.astype(np.float32))
-        centroids = np.where(np.linalg.norm(moved, axis=1, keepdims=True) > 0, moved, centroids)
-    return np.ascontiguousarray(centroids, dtype=np.float32)
+        sums = np.zeros_like(centroids)
+        _add_by_label(sums, sample, _nearest_coded(codes, centroids))
+        moved = _unit(sums)
+        centroids = np.where(moved.any(axis=1, keepdims=True), moved, centroids)
+    return centroids
 
 
 def _nearest(sample: Floats, centroids: Floats) -> Rows:
-    directions = torch.from_numpy(centroids).T
-    blocks = [torch.from_numpy(block) @ directions for _, block in InMemory(sample).blocks(16384)]
-    return np.concatenate([block.argmax(dim=1).numpy() for block in blocks]).astype(np.int64)
+    def nearest(part: tuple[int, Array]) -> Rows:
+        return _nearest_coded(encode(part[1]).codes, centroids)
+
+    return np.concatenate(list(in_order(nearest, InMemory(sample).blocks(16384))))
+
+
+def _nearest_coded(codes: Int8, centroids: Floats) -> Rows:
+    """The nearest centroid of each row."""
+    directions = _codes(centroids)
+    best = _Best.of(len(codes), 1)
+    for start in range(0, len(codes), 2048):
+        part = codes[start : start + 2048]
+        best.merge(np.arange(start, start + len(part)), integer_products(part, directions), 0)
+    return best.cells[:, 0].astype(np.int64)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _add_by_label(sums: Floats, rows: Floats, labels: Rows) -> None:
+    for row in range(len(rows)):
+        label = labels[row]
+        for column in range(rows.shape[1]):
+            sums[label, column] += rows[row, column]
 
 
 def _shares(sizes: Rows, total: int) -> Rows:
     """`total` cells over groups in proportion to their sizes, at least one for each that has rows, never more."""
     exact = sizes * (total / sizes.sum())
     return np.minimum(np.maximum(np.round(exact), sizes > 0), sizes).astype(np.int64)
+
+
+def _codes(directions: Floats) -> Int8:
+    """Rows as int8 codes of one scale, so that products with different rows can be compared."""
+    top = np.abs(directions).max(initial=0.0)
+    return np.round(directions * (code_limit(directions.shape[1]) / (top if top > 0 else 1.0))).astype(np.int8)
 
 
 def _unit(block: Floats) -> Floats:
