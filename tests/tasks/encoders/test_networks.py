@@ -1,7 +1,10 @@
 """Encoders with weights: the checksum decides, pictures are prepared as published, vectors do not know the batch."""
 
 import hashlib
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +14,13 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssl_train.models import Vit
+from ssl_train.models import Vit, infer_vit
 from storage.errors import ChecksumMismatch
-from tasks.encoders import Encoder, EncoderUnavailable, Sscd, TorchScript, VitEncoder
+from tasks.encoders import Encoder, EncoderUnavailable, Sscd, TorchScript, VitEncoder, built
 from tasks.encoders.network import IMAGENET_MEAN, IMAGENET_STD
 from tests.tasks.encoders.pictures import scenes
+
+REFERENCE = Path(__file__).parents[2] / "reference"
 
 
 class SmallDescriptor(nn.Module):
@@ -151,13 +156,135 @@ def test_a_side_that_is_no_multiple_of_the_patch_is_refused_with_one_that_is(tmp
         VitEncoder(**named, side=230).build()
 
 
+@pytest.mark.parametrize("prefix", ["", "teacher.backbone.", "module.backbone."])
+def test_a_published_pth_file_is_read_as_tensors_under_any_of_its_names(tmp_path: Path, prefix: str) -> None:
+    network, named = checkpoint(tmp_path / "vit.safetensors")
+    path = tmp_path / "published.pth"
+    state = {prefix + name: tensor for name, tensor in network.state_dict().items()}
+    torch.save({"teacher": state} if prefix else state, path)
+    published = VitEncoder(weights=str(path), sha256=checksum(path), side=56).build()
+    ours = VitEncoder(**named, side=56).build()
+    assert np.array_equal(published.encode(scenes()[:3]), ours.encode(scenes()[:3]))
+
+
+class Calls:
+    """Unpickling one would run code."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return Path.touch, (Path("/tmp/touched-by-a-checkpoint"),)
+
+
+def test_a_pth_file_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "hostile.pth"
+    torch.save({"model": Calls()}, path)
+    with pytest.raises(EncoderUnavailable, match="cannot be read as a plain file of tensors"):
+        VitEncoder(weights=str(path), sha256=checksum(path)).build()
+    assert not Path("/tmp/touched-by-a-checkpoint").exists()
+
+
+def published_vits() -> list[tuple[str, dict[str, list[int]], tuple[str, int]]]:
+    """(name, shapes of its tensors, (size, patch) that its name says) of every published ViT, and of a ViT-H/16."""
+    sizes = {"vits": "small", "vitb": "base", "vitl": "large", "vitg": "giant", "deitsmall": "small", "vitbase": "base"}
+    found = []
+    for family in ("dinov2", "dino_v1"):
+        for name, shapes in json.loads((REFERENCE / f"{family}_state_dict_shapes.json").read_text()).items():
+            said = re.match(r"[a-z0-9]+_([a-z]+)(\d+)", name)
+            if said and said[1] in sizes:
+                found.append((name, shapes, (sizes[said[1]], int(said[2]))))
+    with torch.device("meta"):
+        huge = Vit(size="huge", patch_size=16, image_size=224, layer_scale=None, mask_token=False).build()
+    return [*found, ("vith16", {key: list(one.shape) for key, one in huge.state_dict().items()}, ("huge", 16))]
+
+
+def test_every_published_vit_is_recognised_by_its_tensors() -> None:
+    vits = published_vits()
+    assert len(vits) == 8 + 4 + 1
+    for name, shapes, (size, patch) in vits:
+        model = infer_vit({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
+        assert (model.size, model.patch_size) == (size, patch), name
+        assert model.num_registers == (4 if name.endswith("reg4") else 0), name
+
+
+def test_an_images_bits_do_not_depend_on_the_images_beside_it(tmp_path: Path) -> None:
+    _, named = checkpoint(tmp_path / "vit.safetensors")
+    encoders = [
+        Sscd(**scripted(tmp_path / "sscd.pt", SmallDescriptor()), batch_images=8).build(),
+        VitEncoder(**named, side=56, batch_images=8).build(),
+    ]
+    for encoder in encoders:
+        together = encoder.encode(scenes()[:19])
+        for row in (0, 3, 7, 8, 18):
+            assert np.array_equal(encoder.encode([scenes()[row]])[0], together[row])
+        assert np.array_equal(encoder.encode(scenes()[5:11]), together[5:11])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_moves_vectors_little(tmp_path: Path, precision: str) -> None:
+    _, named = checkpoint(tmp_path / "vit.safetensors")
+    whole = VitEncoder(**named, side=56).build().encode(scenes()[:6])
+    config = {"kind": "vit", **named, "side": 56, "precision": precision}
+    half = VitEncoder.model_validate(config).build().encode(scenes()[:6])
+    assert 0 < np.abs(half - whole).max() < 0.02
+    assert (half * whole).sum(axis=1).min() > 0.999
+
+
+def test_a_network_is_compiled_once_whatever_is_left_for_the_last_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net, **plain: original(net, **plain, backend=backend))
+    _, named = checkpoint(tmp_path / "vit.safetensors")
+    plain, faster = (VitEncoder(**named, side=56, batch_images=4, compiled=one).build() for one in (False, True))
+    assert np.array_equal(faster.encode(scenes()[:6]), plain.encode(scenes()[:6]))
+    faster.encode(scenes()[:1])
+    assert len(compiled) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens where there is no GPU")
+def test_a_worker_without_the_gpu_that_is_asked_for_says_so_and_building_needs_none(tmp_path: Path) -> None:
+    config = Sscd(**scripted(tmp_path / "sscd.pt", SmallDescriptor()), device="cuda")
+    encoder = config.build()  # the flow's process checks the weights, and has no GPU
+    with pytest.raises(EncoderUnavailable, match="this worker sees no GPU"):
+        encoder.encode(scenes()[:1])
+    assert Sscd(**scripted(tmp_path / "sscd.pt", SmallDescriptor()), device="auto").build().encode(scenes()[:1]).any()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_in_half_precision_vectors_are_those_of_the_cpu(tmp_path: Path) -> None:
+    _, named = checkpoint(tmp_path / "vit.safetensors")
+    on_gpu, on_cpu = (VitEncoder(**named, side=56, device=device).build() for device in ("cuda", "cpu"))
+    assert (on_gpu.encode(scenes()[:6]) * on_cpu.encode(scenes()[:6])).sum(axis=1).min() > 0.999
+
+
+def test_an_encoder_is_built_once_in_a_process(tmp_path: Path) -> None:
+    named = scripted(tmp_path / "sscd.pt", SmallDescriptor())
+    assert built(Sscd(**named)) is built(Sscd(**named))
+    assert built(Sscd(**named)) is not built(Sscd(**named, resize="short_side_288"))
+
+
+def test_what_only_changes_speed_is_not_in_the_fingerprint_and_the_checksum_is() -> None:
+    named = {"weights": "w.pth", "sha256": "a" * 64}
+    said = VitEncoder(**named).deciding()
+    assert VitEncoder(**named | {"weights": "s3://elsewhere/w.pth"}, compiled=True, device="cuda").deciding() == said
+    assert VitEncoder(**named, batch_images=2, num_threads=9).deciding() == said
+    assert VitEncoder(**named, precision="bfloat16").deciding() != said
+    assert VitEncoder(**named | {"sha256": "b" * 64}).deciding() != said
+
+
 def test_encoding_leaves_the_processs_threads_as_they_were(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     Sscd(**scripted(tmp_path / "sscd.pt", SmallDescriptor()), num_threads=before + 1).build().encode(scenes()[:2])
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize("kind", ["pixels", "textures", "sscd", "vit", "torchscript"])
+@pytest.mark.parametrize("kind", ["pixels", "textures", "sscd", "vit", "torchscript", "onnx"])
 def test_every_kind_is_chosen_by_its_tag(kind: str) -> None:
     needed = {} if kind in ("pixels", "textures") else {"weights": "w.pt", "sha256": "a" * 64}
     plug = TypeAdapter(Encoder).validate_python({"kind": kind, **needed})
