@@ -1,38 +1,56 @@
-"""WebDataset tar shards: an atomic, byte-deterministic writer that knows offsets and checksums, and a plain reader."""
+"""WebDataset tar shards: an atomic, byte-deterministic writer that knows offsets and checksums; the index beside them.
+
+The reader is in `storage.sample_reader`.
+"""
 
 import hashlib
 import posixpath
-import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Self
 
-from storage.errors import UnreachableStorage
-from storage.filesystem import open_read, write_atomic
+from storage.filesystem import write_atomic
 from storage.manifest import FileEntry
+from storage.sample_reader import INDEX_SCHEMA, Bookmark, Sample, SampleReader, index_path, read_samples
+from storage.tar_headers import BLOCK_BYTES, RECORD_BYTES, tar_header
 
-_BLOCK = tarfile.BLOCKSIZE
-_RECORD = tarfile.RECORDSIZE
+__all__ = [
+    "INDEX_SCHEMA", "Bookmark", "Sample", "SampleReader", "SampleWriter", "index_path", "read_samples",
+]  # fmt: skip
+
+_FLUSH_BYTES = 1 << 20
+_PADDING = [b"\0" * (-size % BLOCK_BYTES) for size in range(BLOCK_BYTES)]
 
 
 class _Hashed:
-    """A file that counts and hashes what goes through it."""
+    """A file that counts and hashes what goes through it, a MiB at a time: calls cost more than small members do."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.position, self.digest = file, 0, hashlib.sha256()
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
 
-    def write(self, data: bytes) -> None:
+    def write(self, *parts: bytes) -> None:
+        size = sum(map(len, parts))
+        self._waiting += parts
+        self._waiting_bytes += size
+        self.position += size
+        if self._waiting_bytes >= _FLUSH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        data = b"".join(self._waiting)
+        self._waiting, self._waiting_bytes = [], 0
+        self.digest.update(data)  # lets other threads run, as `write` does
         self.file.write(data)
-        self.digest.update(data)
-        self.position += len(data)
 
 
 class SampleWriter:
     """Writes one tar shard; it appears at `path`, whole, when the block ends well.
 
     Equal samples in equal order give equal bytes: no times, owners or modes but fixed ones. Members of a sample stand
-    together and share the key, as WebDataset wants. Keys must not hold a dot.
+    together and share the key, as WebDataset wants. Keys must not hold a dot. Memory: 1 MiB and one sample.
     """
 
     def __init__(self, path: str) -> None:
@@ -46,22 +64,20 @@ class SampleWriter:
 
     def add(self, key: str, members: Mapping[str, bytes]) -> dict[str, tuple[int, int]]:
         """Append one sample; returns where each member's bytes lie: extension → (offset, size)."""
-        if "." in posixpath.basename(key) or not members:
+        if not members or ("." in key and "." in posixpath.basename(key)):
             raise ValueError(f"a sample needs a key without a dot and at least one member: {key!r}, {list(members)}")
         places = {}
         for extension, data in members.items():
-            info = tarfile.TarInfo(f"{key}.{extension}")
-            info.size, info.mode, info.mtime = len(data), 0o644, 0
-            self._out.write(info.tobuf(tarfile.PAX_FORMAT))
-            places[extension] = (self._out.position, len(data))
-            self._out.write(data)
-            self._out.write(b"\0" * (-len(data) % _BLOCK))
+            size = len(data)
+            header = tar_header(f"{key}.{extension}", size)
+            places[extension] = (self._out.position + len(header), size)
+            self._out.write(header, data, _PADDING[size % BLOCK_BYTES])
         self.num_samples += 1
         return places
 
     @property
     def bytes_written(self) -> int:
-        """Bytes so far, headers included."""
+        """Bytes so far, headers included: where the next sample starts."""
         return self._out.position
 
     @property
@@ -75,57 +91,10 @@ class SampleWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._out.write(b"\0" * (2 * _BLOCK))
-            self._out.write(b"\0" * (-self._out.position % _RECORD))
+            end = 2 * BLOCK_BYTES
+            self._out.write(b"\0" * (end + -(self._out.position + end) % RECORD_BYTES))
+            self._out.flush()
         self._stack.__exit__(kind, error, trace)
         if kind is None:
             name = posixpath.basename(self.path)
             self._entry = FileEntry(name, self.num_samples, self._out.position, self._out.digest.hexdigest())
-
-
-def read_samples(path: str, start: int = 0) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, {extension: bytes}) of a tar shard from sample number `start` on, streamed.
-
-    Raises UnreachableStorage when the file is missing, is no tar or is cut.
-    """
-    for number, (key, sample) in enumerate(_all_samples(path)):
-        if number >= start:
-            yield key, sample
-
-
-def _all_samples(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    key, sample = "", dict[str, bytes]()
-    try:
-        with open_read(path) as file, tarfile.open(fileobj=(stream := _counted(file)), mode="r|") as tar:
-            for member in tar:
-                content = tar.extractfile(member)
-                if content is None:
-                    continue
-                name, _, extension = posixpath.basename(member.name).partition(".")
-                here = posixpath.join(posixpath.dirname(member.name), name)
-                if sample and here != key:
-                    yield key, sample
-                    sample = {}
-                key, sample[extension] = here, content.read()
-            if stream.total < tar.offset + _BLOCK:  # tarfile takes a cut between members for the end
-                raise tarfile.ReadError("it ends without its end mark")
-    except tarfile.TarError as error:
-        raise UnreachableStorage(f"{path} is not a whole tar: {error}. Write or fetch it again.") from error
-    if sample:
-        yield key, sample
-
-
-class _Counted:
-    """A file for tarfile's stream mode that counts the bytes it gave."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.total = file, 0
-
-    def read(self, size: int) -> bytes:
-        data = self.file.read(size)
-        self.total += len(data)
-        return data
-
-
-def _counted(file: IO[bytes]) -> Any:
-    return _Counted(file)  # tarfile's stream mode calls `read` alone; its type stubs want a whole file

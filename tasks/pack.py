@@ -1,131 +1,162 @@
-"""The permuted rows -> WebDataset tars with a JSON of lineage beside each image, an index, checksums and a card.
+"""The permuted rows -> WebDataset tars with a JSON of lineage beside each image, an index, checksums and cards.
 
-Memory: the rows of one group of shards (about 1.5 KB a row) and one image; the bytes are read where they lie.
+All shards hold the same number of images, to one; their bytes differ as sums of so many images do (for 10,000 images
+whose sizes deviate by their mean: 1 %). Memory of one part: the rows of its shards (about 1 KB a row, 320 MB for 32 x
+10,000) and, per thread, 10,000 rows as objects (15 MB) and one image. Cost: every image is read once, hashed twice (the
+image against its row, the tar for its entry) and written once.
 """
 
-import hashlib
-import json
-import posixpath
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
-from storage.filesystem import join, read_bytes, write_bytes
-from storage.images import FILE_EXTENSIONS
+from storage.filesystem import join
 from storage.layout import Layout
-from storage.manifest import FileEntry, Manifest
-from storage.samples import SampleWriter
-from storage.tables import read_table, write_table
+from storage.manifest import Manifest
 from tasks.config import StageConfig
-from tasks.shuffle import group_of
+from tasks.dataset_card import Card, write_cards
+from tasks.exchange import Stretch, plan_shards, range_bounds, take_ranks
+from tasks.lineage import ancestry
+from tasks.pack_base import HeldShard, Source, carry_shard, count_new, held_shards
+from tasks.packed_images import Images, Original, joined, rows_of, write_shard
+from tasks.shuffle import shuffled_files
 from tasks.stage import Outcome, Stage, stage_task
 
-VERSION = 2
-CARD = "dataset.json"
-INDEX_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("shard", pa.string()),  # the tar that holds the image
-        ("extension", pa.string()),
-        ("offset", pa.int64()),  # of the image's bytes in the tar
-        ("bytes", pa.int64()),
-        ("sha256", pa.string()),
-    ]
-)
+VERSION = 3
 
 
 class Pack(StageConfig):
     """How the dataset is written."""
 
+    NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = frozenset({"threads"})
+
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] = "lvd"
     """Prefix of the shards' names."""
+    images: Images = Original()
+    """The files as they are, or copies of bounded size."""
+    card: Card = Card()
+    """What the dataset's card says beside what is counted."""
+    threads: Annotated[int, Field(ge=1, le=64)] = 2
+    """Shards that one part writes at a time: reading, hashing and writing wait for no other Python thread."""
 
 
 @stage_task(name="pack")
-def pack(shuffled: Manifest, *, composition: Sequence[Mapping[str, Any]], config: Pack, layout: Layout) -> Manifest:
-    """One dataset version: root/datasets/<fingerprint>/ with tars, their index and dataset.json.
-
-    `composition` is the retrieval's table (one row per source and mode), copied into the card.
-    """
-    stage = Stage(
-        "pack", version=VERSION, config=config, inputs={"shuffled": shuffled}, layout=layout, directory=layout.dataset
-    )
-    if stage.finished:
-        return stage.reuse()
-    shards, groups = shuffled.facts["num_shards"], shuffled.facts["num_groups"]
-    work = [
-        {
-            "shards": [shard for shard in range(shards) if int(group_of(np.array(shard), shards, groups)) == group],
-            "rows": [path for path in shuffled.paths(".parquet") if path.endswith(f"-group-{group:05d}.parquet")],
-        }
-        for group in range(groups)
-    ]
-    written = stage.map(write_group, work, prefix="group", name=config.name, root=layout.root)
-    card = _write_card(stage, shuffled, composition, config, written)
-    return stage.publish(written, files=[card], facts={"composition": list(composition)})
-
-
-def write_group(work: Mapping[str, Any], out: str, *, name: str, root: str) -> Outcome:
-    """The shards of one group: rows in the permutation's order, image bytes read, tar and index written."""
-    order = [("key", "ascending"), ("id", "ascending")]
-    table = pa.concat_tables([read_table(path) for path in work["rows"]]).sort_by(order)
-    entries: list[FileEntry] = []
-    for shard in work["shards"]:
-        rows = table.filter(pc.equal(table["shard"], shard))["row"].to_pylist()
-        target = join(posixpath.dirname(out), f"{name}-{shard:06d}")
-        entries += write_shard([json.loads(row) for row in rows], target, Layout(root))
-    return Outcome(table.num_rows, table.num_rows, files=entries)
-
-
-def write_shard(rows: Sequence[Mapping[str, Any]], out: str, layout: Layout) -> list[FileEntry]:
-    """`out`.tar with image and JSON per row, `out`.parquet with every sample's place in it."""
-    index = []
-    with SampleWriter(f"{out}.tar") as writer:
-        for row in rows:
-            data = read_bytes(layout.resolve(row["image_file"]), row["image_offset"], row["image_bytes"])
-            if hashlib.sha256(data).hexdigest() != row["sha256"]:
-                raise ValueError(
-                    f"image {row['id']} in {row['image_file']} changed since it was read "
-                    f"(SHA-256 differs). Delete that stage's folder, or restore the source file, and run again."
-                )
-            extension = FILE_EXTENSIONS.get(row["format"], "bin")
-            places = writer.add(row["id"], {extension: data, "json": sample_json(row)})
-            offset, size = places[extension]
-            place = {"shard": posixpath.basename(writer.path), "extension": extension, "offset": offset, "bytes": size}
-            index.append({"id": row["id"], **place, "sha256": row["sha256"]})
-    return [writer.entry, write_table(f"{out}.parquet", pa.Table.from_pylist(index, schema=INDEX_SCHEMA))]
-
-
-def sample_json(row: Mapping[str, Any]) -> bytes:
-    """The JSON beside an image: what it is and every step of its way, without times of this run."""
-    shown = {name: row[name] for name in ("id", "url", "sha256", "width", "height", "format")}
-    return json.dumps(shown | {"lineage": row["lineage"]}, sort_keys=True, ensure_ascii=False).encode()
-
-
-def _write_card(
-    stage: Stage,
+def pack(
     shuffled: Manifest,
+    *,
     composition: Sequence[Mapping[str, Any]],
     config: Pack,
-    written: Sequence[Outcome],
-) -> FileEntry:
-    """dataset.json: what the dataset holds, shard by shard, and from what it was made."""
-    tars = sorted(
-        (entry for outcome in written for entry in outcome.files if entry.path.endswith(".tar")), key=lambda e: e.path
+    layout: Layout,
+    base: Manifest | None = None,
+) -> Manifest:
+    """One dataset version: root/datasets/<fingerprint>/ with tars, their indexes and three cards.
+
+    `composition` is the retrieval's table (one row per source and mode), copied into the cards.
+
+    `base` is an earlier dataset to go on from: images that it holds stay in their shards (linked if nothing in them
+    changed, else rewritten in their order), new images are shuffled among themselves into shards that follow. The set
+    of samples, JSON included, is that of a packing without base; their order is not, so base decides the result and
+    is one of its inputs. Raises OtherBase for a dataset of another seed, name or treatment of images.
+    """
+    inputs = {"shuffled": shuffled} | ({"base": base} if base else {})
+    stage = Stage("pack", version=VERSION, config=config, inputs=inputs, layout=layout, directory=layout.dataset)
+    if stage.finished:
+        return stage.reuse()
+    held = (
+        [] if base is None else held_shards(base, seed=shuffled.config["seed"], images=config.images, name=config.name)
     )
-    card = {
+    written = [*_carry(stage, shuffled, held, config), *_write_new(stage, shuffled, held, config, layout)]
+    packed = sum(outcome.rows_kept for outcome in written)
+    if packed != shuffled.rows_kept:
+        raise ValueError(
+            f"{packed} images were packed of {shuffled.rows_kept} in {shuffled.directory}: some ids stand there "
+            f"twice. Make the pool's ids unique, and delete {stage.directory}."
+        )
+    cards = write_cards(
+        stage.directory,
+        _content(stage, shuffled, written, config) | {"composition": list(composition)},
+        chain=ancestry([shuffled], layout),
+        config=config.card,
+    )
+    facts = {"composition": list(composition)} | ({"base": base.reference} if base else {})
+    return stage.publish([_without_places(outcome) for outcome in written], files=cards, facts=facts)
+
+
+def _carry(stage: Stage, shuffled: Manifest, held: Sequence[HeldShard], config: Pack) -> list[Outcome]:
+    """The earlier dataset's shards, as far as their images stay."""
+    plain = {"directory": stage.directory, "files": shuffled_files(shuffled), "images": config.images}
+    return stage.map(carry_shard, held, prefix="carried", **plain)
+
+
+def _write_new(
+    stage: Stage, shuffled: Manifest, held: Sequence[HeldShard], config: Pack, layout: Layout
+) -> list[Outcome]:
+    """The shards of the images that the earlier dataset does not hold; without one, of all."""
+    counts, source = list(shuffled.facts["range_rows"]), Source(shuffled_files(shuffled), held)
+    if held:
+        parts = [(bounds, source.within(*bounds)) for bounds in range_bounds(len(counts))]
+        counts = [outcome.rows_kept for outcome in stage.map(count_new, parts, prefix="new")]
+    stretches = plan_shards(counts, samples_per_shard=shuffled.config["samples_per_shard"])
+    return stage.map(
+        write_stretch,
+        [(stretch, source.within(stretch.first, stretch.last)) for stretch in stretches],
+        prefix="group",
+        name=join(stage.directory, f"{config.name}-"),
+        first=1 + max((_number(shard.tar.path) for shard in held), default=-1),
+        images=config.images,
+        threads=config.threads,
+        root=layout.root,
+    )
+
+
+def _number(tar: str) -> int:
+    return int(tar.removesuffix(".tar").rpartition("-")[2])
+
+
+def write_stretch(
+    part: tuple[Stretch, Source], out: str, *, name: str, first: int, images: Images, threads: int, root: str
+) -> Outcome:
+    """The shards of one stretch of the permutation; the number of the dataset's first new shard is `first`."""
+    stretch, source = part
+    table = take_ranks(source, stretch)
+    begin = stretch.shards[0][1]
+
+    def write(shard: tuple[int, int, int]) -> Outcome:
+        number, start, stop = shard
+        rows = rows_of(table.slice(start - begin, stop - start))
+        return write_shard(rows, f"{name}{first + number:06d}.tar", images, Layout(root))
+
+    with ThreadPoolExecutor(threads) as pool:
+        return joined(list(pool.map(write, stretch.shards)))
+
+
+def _content(stage: Stage, shuffled: Manifest, written: Sequence[Outcome], config: Pack) -> dict[str, Any]:
+    """What dataset.json says of the shards. `order`: the first and the last key of the permutation in a shard."""
+    places = {tar: place for outcome in written for tar, place in outcome.facts["places"].items()}
+    tars = sorted((e for outcome in written for e in outcome.files if e.path in places), key=lambda e: e.path)
+    extensions: Counter[str] = Counter()
+    for outcome in written:
+        extensions.update(outcome.facts["extensions"])
+    return {
         "name": config.name,
         "version": stage.fingerprint[:16],
         "num_images": sum(entry.rows for entry in tars),
         "bytes": sum(entry.bytes for entry in tars),
+        "images": config.images.deciding(),
+        "extensions": dict(sorted(extensions.items())),
+        "seed": shuffled.config["seed"],
         "made_from": shuffled.reference,
-        "composition": list(composition),
-        "shards": [{"file": e.path, "samples": e.rows, "bytes": e.bytes, "sha256": e.sha256} for e in tars],
+        "shards": [
+            {"file": e.path, "samples": e.rows, "bytes": e.bytes, "sha256": e.sha256, "order": places[e.path]}
+            for e in tars
+        ],
     }
-    data = json.dumps(card, sort_keys=True, indent=1).encode()
-    write_bytes(stage.path(CARD), data)
-    return FileEntry(CARD, 0, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _without_places(outcome: Outcome) -> Outcome:
+    """The manifest does not repeat what dataset.json says shard by shard."""
+    return replace(outcome, facts={name: value for name, value in outcome.facts.items() if name != "places"})

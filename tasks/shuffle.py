@@ -1,45 +1,57 @@
 """The chosen images in the order of the dataset: one seeded permutation of the whole set, in one pass over the rows.
 
-Rows (no image bytes) of the pool and of the sources taken as they are get their lineage and are exchanged into groups
-of neighbouring shards. Memory: the rows of PARTS_PER_EXCHANGE parts, about 1.5 KB a row; files: chunks of parts times
-groups, groups = sqrt(number of shards) (142 M images: 300 chunks x 120 groups).
+Rows (no image bytes) of the pool and of the sources taken as they are get a key and their lineage as JSON, and are
+written sorted by key, one file per ~rows_per_exchange rows; packing reads its stretch of keys from all of them.
+
+Memory: about 1 KB a row of one exchange while it is sorted (1 GB for a million). Files: 142 M images: 142 files of a
+million rows, 444 stretches of 32 shards; 1.2 B: 1,200 files, 3,750 stretches. Cost: linear, but that each stretch
+reads a footer and one or two row groups of every file (63,000 such reads for 142 M images, 4.5 million for 1.2 B:
+give a larger `rows_per_exchange` there).
 """
 
-import hashlib
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from storage.filesystem import join
 from storage.layout import Layout
-from storage.manifest import FileEntry, Manifest
-from storage.records import IMAGE_COLUMNS
-from storage.tables import kept, read_table, write_table
+from storage.manifest import Manifest
+from storage.records import IMAGE_COLUMNS, IMAGE_FIELDS
+from storage.tables import kept, read_table
+from tasks.algorithms.sampling import id_keys
 from tasks.config import StageConfig
+from tasks.exchange import ORDER, count_ranges, write_ordered
+from tasks.json_columns import json_objects
 from tasks.stage import Outcome, Stage, stage_task
 
-VERSION = 1
-PARTS_PER_EXCHANGE = 256
-SCHEMA = pa.schema([("key", pa.uint64()), ("shard", pa.int32()), ("id", pa.string()), ("row", pa.string())])
+VERSION = 2
+SCHEMA = pa.schema([(ORDER, pa.uint64()), ("id", pa.string()), *IMAGE_FIELDS, ("lineage", pa.large_string())])
 # Where the lineage of a web image comes from: stage -> the columns of its table that go into the JSON.
 HISTORY_COLUMNS = {
     "url_policy": ["page_url", "alt", "how", "crawl_file", "crawl_offset", "crawl_date"],
     "download": ["sha256", "final_url"],
 }
+_RENAMED = {"sha256": "original_sha256"}
 
 
 class Shuffle(StageConfig):
     """How the dataset is cut into shards and in which order."""
 
+    NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = frozenset({"rows_per_exchange", "shards_per_part"})
+
     samples_per_shard: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    """Images of one tar, on average; the permutation spreads them within a few percent."""
+    """Images of one tar: all have this many, or all one less or fewer, but never differ by more than one image."""
     seed: int = 0
     """Seed of the permutation."""
+    rows_per_exchange: Annotated[int, Field(ge=1)] = 1_000_000
+    """Rows that are sorted at a time, about: memory (1 KB a row) against the number of files."""
+    shards_per_part: Annotated[int, Field(ge=1)] = 32
+    """Shards that are packed as one part: what a killed run loses at most."""
 
 
 class NothingChosen(ValueError):
@@ -56,9 +68,10 @@ def shuffle(
     config: Shuffle,
     layout: Layout,
 ) -> Manifest:
-    """Rows of the images that `chosen` keeps and of the `as_is` sources, permuted and grouped by shard.
+    """Rows of the images that `chosen` keeps and of the `as_is` sources, permuted, their lineage beside them.
 
-    `history` maps the stages of HISTORY_COLUMNS to their manifests. Raises NothingChosen when no image is left.
+    `history` maps the stages of HISTORY_COLUMNS to their manifests, part i of which holds every image of part i of
+    `chosen`. Raises NothingChosen when no image is left.
     """
     stage = Stage(
         "shuffle",
@@ -76,11 +89,16 @@ def shuffle(
             f"nothing to pack: no pool image was retrieved and no source is taken as it is. See {chosen.path}; lower "
             "the thresholds or raise the number of neighbours."
         )
-    shards = math.ceil(total / config.samples_per_shard)
-    groups = math.ceil(math.sqrt(shards))
-    work = _exchange_work(chosen, sources, as_is, history)
-    outcomes = stage.map(exchange_part, work, seed=config.seed, shards=shards, groups=groups)
-    return stage.publish(outcomes, facts={"num_shards": shards, "num_groups": groups})
+    num_ranges = math.ceil(total / (config.samples_per_shard * config.shards_per_part))
+    work = _exchange_work(chosen, sources, as_is, history, config.rows_per_exchange)
+    outcomes = stage.map(exchange_part, work, prefix="exchange", seed=config.seed, num_ranges=num_ranges)
+    counts = np.sum([outcome.facts["range_rows"] for outcome in outcomes], axis=0)
+    return stage.publish(outcomes, facts={"range_rows": counts.tolist()})
+
+
+def shuffled_files(shuffled: Manifest) -> list[str]:
+    """Absolute paths of a finished shuffle's files. They hold no verdicts, so they are not named as parts are."""
+    return [join(shuffled.directory, entry.path) for entry in shuffled.files]
 
 
 def count_as_is(sources: Manifest, as_is: Sequence[str]) -> int:
@@ -91,81 +109,57 @@ def count_as_is(sources: Manifest, as_is: Sequence[str]) -> int:
 
 
 def _exchange_work(
-    chosen: Manifest, sources: Manifest, as_is: Sequence[str], history: Mapping[str, Manifest]
+    chosen: Manifest, sources: Manifest, as_is: Sequence[str], history: Mapping[str, Manifest], rows: int
 ) -> list[dict[str, Any]]:
-    """Chunks of parts; part i of the pool goes with part i of every stage whose columns it takes along."""
+    """Runs of parts that keep about `rows` rows; part i of the pool goes with part i of every stage of its history."""
+    paths = {stage: history[stage].paths(".parquet") for stage in HISTORY_COLUMNS}
     pool = [
-        {"rows": path, "history": {stage: paths[number] for stage, paths in _history_paths(history).items()}}
+        {"rows": path, "history": {stage: paths[stage][number] for stage in paths}}
         for number, path in enumerate(chosen.paths(".parquet"))
     ]
-    curated = (
-        [{"rows": path, "as_is": list(as_is), "history": {}} for path in sources.paths(".parquet")] if as_is else []
-    )
-    parts = pool + curated
-    return [{"parts": parts[i : i + PARTS_PER_EXCHANGE]} for i in range(0, len(parts), PARTS_PER_EXCHANGE)]
+    curated = [{"rows": path, "as_is": list(as_is)} for path in sources.paths(".parquet")] if as_is else []
+    return [
+        {"parts": parts[start : start + step]}
+        for parts, manifest in ((pool, chosen), (curated, sources))
+        for step in [max(1, rows * len(parts) // max(1, manifest.rows_kept))]
+        for start in range(0, len(parts), step)
+    ]
 
 
-def _history_paths(history: Mapping[str, Manifest]) -> dict[str, list[str]]:
-    return {stage: history[stage].paths(".parquet") for stage in HISTORY_COLUMNS}
+def exchange_part(work: dict[str, Any], out: str, *, seed: int, num_ranges: int) -> Outcome:
+    """Rows of a run of parts, with their lineage, sorted by their place in the permutation."""
+    table = pa.concat_tables(lineage_rows(part) for part in work["parts"])
+    keys = id_keys(table["id"].to_numpy(), seed=seed)
+    table = table.add_column(0, ORDER, pa.array(keys)).cast(SCHEMA)
+    entry = write_ordered(f"{out}.parquet", table, num_ranges=num_ranges)
+    facts = {"range_rows": count_ranges(keys, num_ranges).tolist()}
+    return Outcome(table.num_rows, table.num_rows, files=[entry], facts=facts)
 
 
-def permutation_keys(ids: Sequence[str], seed: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """uint64 [n]: where each id stands in the seeded permutation; equal for equal (seed, id), whatever the order."""
-    digests = (hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8] for key in ids)
-    return np.array([int.from_bytes(digest, "big") for digest in digests], dtype=np.uint64)
-
-
-def exchange_part(work: dict[str, Any], out: str, *, seed: int, shards: int, groups: int) -> Outcome:
-    """Rows of a chunk of parts, with their lineage, spread over one file per group of shards."""
-    rows = [row for part in work["parts"] for row in lineage_rows(part)]
-    keys = permutation_keys([row["id"] for row in rows], seed)
-    files: list[FileEntry] = []
-    shard_of = _shard_of(keys, shards)
-    for group in range(groups):
-        here = np.flatnonzero(group_of(shard_of, shards, groups) == group)
-        records = [
-            {
-                "key": int(keys[i]),
-                "shard": int(shard_of[i]),
-                "id": rows[i]["id"],
-                "row": json.dumps(rows[i], sort_keys=True),
-            }
-            for i in here.tolist()
-        ]
-        files.append(write_table(f"{out}-group-{group:05d}.parquet", pa.Table.from_pylist(records, schema=SCHEMA)))
-    return Outcome(len(rows), len(rows), files=files)
-
-
-def _shard_of(keys: np.ndarray[Any, Any], shards: int) -> np.ndarray[Any, Any]:
-    """Equal ranges of the key space, so that a shard is a stretch of the permutation."""
-    return np.minimum((keys >> np.uint64(11)).astype(np.float64) / 2.0**53 * shards, shards - 1).astype(np.int64)
-
-
-def group_of(shard: np.ndarray[Any, Any], shards: int, groups: int) -> np.ndarray[Any, Any]:
-    """Group of each shard: consecutive shards, groups of equal size but for one."""
-    return shard * groups // shards
-
-
-def lineage_rows(part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The kept images of one part, each with what is known of where it came from."""
+def lineage_rows(part: Mapping[str, Any]) -> pa.Table:
+    """The kept images of one part: IMAGE_COLUMNS, and `lineage`, JSON of what is known of where each came from."""
     table = kept(read_table(part["rows"]))
     if "as_is" in part:
         table = table.filter(pc.is_in(table["source"], pa.array(part["as_is"], pa.string())))
-    past = {stage: _by_id(path, HISTORY_COLUMNS[stage], table["id"]) for stage, path in part["history"].items()}
-    for row in table.to_pylist():
-        lineage: dict[str, Any] = {"source": row.get("source"), "split": row.get("split"), "as_is": True}
-        if past:
-            lineage = {"retrieved_by": row["detail"], "query": row["other"], "similarity": _rounded(row["value"])}
-            download, page = past["download"][row["id"]], past["url_policy"][row["id"]]
-            lineage |= {"original_sha256": download["sha256"], "final_url": download["final_url"], **page}
-        yield {column: row[column] for column in IMAGE_COLUMNS} | {"lineage": lineage}
+        known = {name: table[name] for name in ("source", "split")}
+        known |= {"original_sha256": table["sha256"], "as_is": pa.chunked_array([pa.repeat(True, table.num_rows)])}
+    else:
+        similarity = pc.round(table["value"].cast(pa.float64()), 5)
+        known = {"retrieved_by": table["detail"], "query": table["other"], "similarity": similarity}
+        for stage, path in part["history"].items():
+            past = _history_of(table["id"], stage, path)
+            known |= {_RENAMED.get(name, name): past[name] for name in HISTORY_COLUMNS[stage]}
+    return table.select(IMAGE_COLUMNS).append_column("lineage", json_objects(known))
 
 
-def _by_id(path: str, columns: Sequence[str], ids: pa.ChunkedArray) -> dict[str, dict[str, Any]]:
-    table = kept(read_table(path, ["id", "drop", *columns]))
-    table = table.filter(pc.is_in(table["id"], ids.combine_chunks()))
-    return {row.pop("id"): {column: row[column] for column in columns} for row in table.to_pylist()}
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 5)
+def _history_of(ids: pa.ChunkedArray, stage: str, path: str) -> pa.Table:
+    """The rows of an earlier stage's part about these images, in their order."""
+    past = kept(read_table(path, ["id", "drop", *HISTORY_COLUMNS[stage]]))
+    place = pc.index_in(ids, value_set=past["id"].combine_chunks())
+    if place.null_count:
+        lost = ids.filter(pc.is_null(place))[0].as_py()
+        raise ValueError(
+            f"image {lost} and {place.null_count - 1} others are not among the kept rows of {stage} in {path}: that "
+            "stage is not this pool's history. Give the manifests that the pool was made of."
+        )
+    return past.take(place)
