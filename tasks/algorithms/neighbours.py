@@ -1,107 +1,230 @@
-"""The nearest neighbours of queries in a pool: exact, or by the cells of a clustering that is there already."""
+"""The nearest neighbours of queries in a pool, exact to the last bit, among all of it or in the cells they look into.
+
+Products are made in float32, where a matrix product is fast, and only choose candidates; those are compared anew in
+float64. A product of two float16 vectors of about unit length is a multiple of 2^-48 below 2^5, so float64 adds it up
+without rounding, in any order: the similarity of two images is one number, whatever the blocks, and so is the order.
+Equal similarities (as float32) come in the order of `ties`.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import faiss
+import numba
 import numpy as np
 import numpy.typing as npt
 
-from tasks.algorithms.blocks import Floats, Rows, VectorSource, even_blocks
+from tasks.algorithms.blocks import Array, Floats, Rows
 
-_QUERY_ROWS = 4096
+_SPARE = 8  # candidates kept beyond the number asked for, so that rounding cannot cost one
+_QUERY_ROWS = 2048
+_POOL_ROWS = 2048
+_SETTLE_SLOTS = 1 << 16
 
 
 class Neighbours(NamedTuple):
-    """For every query its neighbours, the most similar first: rows of the pool (-1: none) and their products."""
+    """Of query q, the nearest first: `rows` and `similarity` [offsets[q] : offsets[q + 1]]."""
 
-    rows: Rows  # [queries, n]
-    similarity: Floats  # [queries, n]
+    offsets: Rows  # [queries + 1]
+    rows: Rows
+    similarity: Floats
 
 
-def nearest(pool: VectorSource, queries: Floats, *, num: int, block_rows: int = 65536) -> Neighbours:
-    """The `num` rows of the pool with the largest product with each query [queries, dim]; equal ones by row.
+class Asking(NamedTuple):
+    """Which queries look into which cell: into cell c, `queries[offsets[c] : offsets[c + 1]]`."""
 
-    One pass over the pool. Memory: block_rows * dim * 4 bytes, and 24 * num bytes per query.
-    """
-    _check_dims(pool.shape[1], queries)
-    best = _nothing(len(queries), num)
-    for start, block in even_blocks(pool, block_rows):
-        for rows in _slices(len(queries)):
-            found = _search(block, queries[rows], num)
-            _merge(best, np.arange(rows.start, rows.stop), found.rows + start, found.similarity)
-    return best
+    offsets: Rows  # [cells + 1]
+    queries: Rows
+
+    @classmethod
+    def of(cls, cells: npt.NDArray[np.integer], queries: Rows, num_cells: int) -> "Asking":
+        """From pairs: queries[i] looks into cells[i]."""
+        order = np.argsort(cells, kind="stable")
+        return cls(np.searchsorted(cells[order], np.arange(num_cells + 1)).astype(np.int64), queries[order])
+
+
+def nearest(pool: Array, queries: Array, *, num: npt.ArrayLike, ties: Rows | None = None) -> Neighbours:
+    """The `num` (one number, or one per query) nearest rows of `pool` [rows, dim] to each query [queries, dim]."""
+    asking = Asking(np.array([0, len(queries)]), np.arange(len(queries)))
+    return nearest_in_cells(pool, np.array([0, len(pool)]), queries, asking, num=num, ties=ties)
 
 
 def nearest_in_cells(
-    pool: VectorSource,
-    queries: Floats,
-    *,
-    num: int,
-    centroids: Floats,
-    assignments: npt.NDArray[np.integer],
-    num_probes: int,
+    pool: Array, cells: Rows, queries: Array, asking: Asking, *, num: npt.ArrayLike, ties: Rows | None = None
 ) -> Neighbours:
-    """As `nearest`, but a query looks only into its `num_probes` nearest cells; cell by cell, each read once.
+    """As `nearest`, but a query sees only the cells it looks into; rows of a cell stand together in `pool`.
 
-    `assignments` [pool rows] is the cell of each row of the pool. With as many probes as cells the result is exact.
-    Memory: the largest cell, 8 bytes per pool row, 24 * num bytes per query.
+    cells [cells + 1]: cell c is pool[cells[c] : cells[c + 1]]. ties [rows]: rank of each row among equals (default: its
+    place). Cost: 2 * dim operations per query and row of its cells. Memory: the float32 form of the queries and of one
+    cell's 2048 rows, 12 * (num + 8) bytes per query. Raises ValueError for other dimensions.
     """
-    _check_dims(pool.shape[1], queries)
-    probes = _search(centroids, queries, min(num_probes, len(centroids))).rows  # [queries, probes]
-    order = np.argsort(assignments, kind="stable").astype(np.int64)
-    offsets = np.r_[0, np.cumsum(np.bincount(assignments, minlength=len(centroids)))]
-    best = _nothing(len(queries), num)
-    for cell, asking in _by_cell(probes):
-        members = order[offsets[cell] : offsets[cell + 1]]
-        if len(members) == 0:
-            continue
-        block = np.asarray(pool.take(members), dtype=np.float32)
-        for rows in _slices(len(asking)):
-            found = _search(block, queries[asking[rows]], num)
-            _merge(best, asking[rows], members[found.rows], found.similarity)
-    return best
+    if queries.ndim != 2 or queries.shape[1] != pool.shape[1]:
+        raise ValueError(
+            f"queries of shape {queries.shape} cannot be compared with vectors of {pool.shape[1]} dimensions"
+        )
+    wanted = np.broadcast_to(np.asarray(num, dtype=np.int64), len(queries))
+    places = np.arange(len(pool)) if ties is None else ties
+    floats = np.asarray(queries, dtype=np.float32)
+    margin = _margin(floats, pool)
+    todo = np.flatnonzero(wanted > 0)
+    found: list[tuple[Rows, Neighbours]] = []
+    spare = _SPARE
+    while len(todo):
+        best = _candidates(pool, cells, floats[todo], _only(asking, todo, len(queries)), wanted[todo] + spare)
+        settled = _certain(best, wanted[todo], margin[todo])
+        part = _settled(best, pool, floats[todo], places, wanted[todo], settled)
+        found.append((todo[settled], part))
+        todo, spare = todo[~settled], spare * 4  # as many equals as that: copies of one image
+    return _joined(found, len(queries))
 
 
-def _check_dims(dim: int, queries: Floats) -> None:
-    if queries.ndim != 2 or queries.shape[1] != dim:
-        raise ValueError(f"queries of shape {queries.shape} cannot be compared with vectors of {dim} dimensions")
+def with_equals(similarity: Floats, ties: tuple[Array, ...], groups: Array) -> Rows:
+    """Order of candidates by group, then falling similarity, then `ties` (the first the most significant)."""
+    return np.lexsort((*reversed(ties), -similarity, groups))
 
 
-def _nothing(num_queries: int, num: int) -> Neighbours:
-    return Neighbours(np.full((num_queries, num), -1), np.full((num_queries, num), -np.inf, dtype=np.float32))
+def first_of_each(ordered_groups: Array, num: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Mask of the first num[g] entries of every group g of a sorted array of group numbers."""
+    rank = ranks(ordered_groups)
+    limit = np.asarray(num)
+    return np.asarray(rank < (limit if limit.ndim == 0 else limit[ordered_groups]))
 
 
-def _slices(count: int) -> Iterator[slice]:
-    for start in range(0, count, _QUERY_ROWS):
-        yield slice(start, min(start + _QUERY_ROWS, count))
+def ranks(ordered_groups: Array) -> Rows:
+    """Place of each entry within its group, of a sorted array of group numbers: [3, 3, 5] → [0, 1, 0]."""
+    if len(ordered_groups) == 0:
+        return np.zeros(0, dtype=np.int64)
+    firsts = np.flatnonzero(np.r_[True, ordered_groups[1:] != ordered_groups[:-1]])
+    return np.arange(len(ordered_groups)) - np.repeat(firsts, np.diff(np.r_[firsts, len(ordered_groups)]))
 
 
-def _search(block: Floats, queries: Floats, num: int) -> Neighbours:
-    similarity, rows = faiss.knn(
-        np.ascontiguousarray(queries, dtype=np.float32),
-        np.ascontiguousarray(block, dtype=np.float32),
-        min(num, len(block)),
-        metric=faiss.METRIC_INNER_PRODUCT,
+def id_words(ids: npt.NDArray[np.bytes_]) -> tuple[npt.NDArray[np.uint64], ...]:
+    """Ids as big-endian words: comparing the words in turn is comparing the ids."""
+    width = -(-ids.dtype.itemsize // 8)
+    words = ids.astype(f"S{8 * width}").view(">u8").reshape(len(ids), width).astype(np.uint64)
+    return tuple(words[:, column] for column in range(width))
+
+
+def recall_of(found: Neighbours, exact: Neighbours) -> tuple[int, int]:
+    """(how many of the exact neighbours were found, how many there are), over the queries of both."""
+    there = np.repeat(np.arange(len(exact.offsets) - 1), np.diff(exact.offsets))
+    here = np.repeat(np.arange(len(found.offsets) - 1), np.diff(found.offsets))
+    width = max(exact.rows.max(initial=0), found.rows.max(initial=0)) + 1
+    return int(np.isin(there * width + exact.rows, here * width + found.rows).sum()), len(exact.rows)
+
+
+class _Candidates(NamedTuple):
+    offsets: Rows  # [queries + 1]: slots of each query
+    rows: Rows  # [slots], -1: empty
+    approximate: Floats  # [slots], falling within a query
+
+
+def _margin(queries: Floats, pool: Array) -> Floats:
+    """By how much two float32 products of a query may be in the wrong order, rounding to float32 included.
+
+    Higham (2002), section 3.1: an inner product of n terms errs by at most n * 2^-24 * |x| |y|, in any order.
+    """
+    longest = max((float(np.linalg.norm(block, axis=1).max()) for block in _float_slices(pool)), default=0.0)
+    lengths = np.linalg.norm(queries, axis=1) * longest
+    return np.asarray(2.0 * (pool.shape[1] + 2) * 2.0**-24 * lengths, dtype=np.float32)
+
+
+def _float_slices(pool: Array) -> Iterator[Floats]:
+    return (
+        np.asarray(pool[start : start + 16 * _POOL_ROWS], dtype=np.float32)
+        for start in range(0, len(pool), 16 * _POOL_ROWS)
     )
-    return Neighbours(rows, similarity)
 
 
-def _merge(best: Neighbours, asking: Rows, rows: Rows, similarity: Floats) -> None:
-    """Puts what was found for the queries `asking` among their best so far, in place."""
-    num = best.rows.shape[1]
-    rows = np.concatenate([best.rows[asking], rows], axis=1)
-    similarity = np.concatenate([best.similarity[asking], similarity], axis=1)
-    order = np.lexsort((rows, -similarity), axis=1)[:, :num]
-    best.rows[asking] = np.take_along_axis(rows, order, axis=1)
-    best.similarity[asking] = np.take_along_axis(similarity, order, axis=1)
+def _only(asking: Asking, todo: Rows, num_queries: int) -> Asking:
+    """The pairs of the queries `todo`, which are numbered anew by their place in it."""
+    if len(todo) == num_queries:
+        return asking
+    number = np.full(num_queries, -1)
+    number[todo] = np.arange(len(todo))
+    stays = number[asking.queries] >= 0
+    return Asking(np.r_[0, np.cumsum(stays)][asking.offsets], number[asking.queries[stays]])
 
 
-def _by_cell(probes: Rows) -> Iterator[tuple[int, Rows]]:
-    """Every probed cell, with the queries that look into it."""
-    flat = probes.ravel()
-    order = np.argsort(flat, kind="stable")
-    changes = np.flatnonzero(flat[order][1:] != flat[order][:-1]) + 1
-    for queries in np.split(order, changes):
-        if len(queries):
-            yield int(flat[queries[0]]), queries // probes.shape[1]
+def _candidates(pool: Array, cells: Rows, queries: Floats, asking: Asking, slots: Rows) -> _Candidates:
+    """The rows with the largest float32 products, as many as there are slots."""
+    offsets = np.r_[0, np.cumsum(slots)]
+    rows, approximate = np.full(offsets[-1], -1), np.full(offsets[-1], -np.inf, dtype=np.float32)
+    for cell in np.flatnonzero((np.diff(asking.offsets) > 0) & (np.diff(cells) > 0)):
+        mine = asking.queries[asking.offsets[cell] : asking.offsets[cell + 1]]
+        for start in range(cells[cell], cells[cell + 1], _POOL_ROWS):
+            block = np.asarray(pool[start : min(start + _POOL_ROWS, cells[cell + 1])], dtype=np.float32).T
+            for first in range(0, len(mine), _QUERY_ROWS):
+                some = mine[first : first + _QUERY_ROWS]
+                _offer(queries[some] @ block, start, some, offsets, rows, approximate)
+    return _Candidates(offsets, rows, approximate)
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})  # type: ignore[untyped-decorator]
+def _offer(products: Floats, first: int, asking: Rows, offsets: Rows, rows: Rows, approximate: Floats) -> None:
+    """Puts what is better than a query's last slot where it belongs. Chunks that hold nothing better are skipped."""
+    width = products.shape[1]
+    for i in range(len(asking)):
+        low, last = offsets[asking[i]], offsets[asking[i] + 1] - 1
+        for start in range(0, width, 64):
+            stop = min(start + 64, width)
+            largest = products[i, start]
+            for j in range(start, stop):
+                largest = max(largest, products[i, j])
+            if largest <= approximate[last]:
+                continue
+            for j in range(start, stop):
+                product = products[i, j]
+                if product > approximate[last]:
+                    slot = last
+                    while slot > low and approximate[slot - 1] < product:
+                        approximate[slot], rows[slot] = approximate[slot - 1], rows[slot - 1]
+                        slot -= 1
+                    approximate[slot], rows[slot] = product, first + j
+
+
+def _certain(best: _Candidates, wanted: Rows, margin: Floats) -> npt.NDArray[np.bool_]:
+    """Queries none of whose neighbours can be outside their slots: the last slot is empty, or clearly too far."""
+    last = best.approximate[best.offsets[1:] - 1]
+    worst_wanted = best.approximate[best.offsets[:-1] + wanted - 1]
+    return np.asarray(np.isneginf(last) | (last < worst_wanted - margin))
+
+
+def _settled(
+    best: _Candidates, pool: Array, queries: Floats, ties: Rows, wanted: Rows, settled: npt.NDArray[np.bool_]
+) -> Neighbours:
+    """The neighbours of the settled queries, numbered by their place among them, by similarity and then ties."""
+    slots = np.diff(best.offsets)
+    query = np.repeat(np.arange(len(slots)), slots)
+    valid = (best.rows >= 0) & settled[query]
+    query, rows = query[valid], best.rows[valid]
+    similarity = np.empty(len(rows), dtype=np.float32)
+    for start in range(0, len(rows), _SETTLE_SLOTS):
+        some = slice(start, start + _SETTLE_SLOTS)
+        _exact_products(queries, query[some], np.asarray(pool[rows[some]], dtype=np.float32), similarity[some])
+    order = with_equals(similarity, (ties[rows],), query)
+    order = order[first_of_each(query[order], wanted)]
+    counts = np.bincount(query[order], minlength=len(slots))[settled]
+    return Neighbours(np.r_[0, np.cumsum(counts)], rows[order], similarity[order])
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+def _exact_products(queries: Floats, query: Rows, vectors: Floats, similarity: Floats) -> None:
+    """Rounded once, at the end: sums of float64 here have no error, so their order (fastmath) does not matter."""
+    for i in range(len(query)):
+        total = 0.0
+        for column in range(vectors.shape[1]):
+            total += np.float64(queries[query[i], column]) * np.float64(vectors[i, column])
+        similarity[i] = np.float32(total)
+
+
+def _joined(found: list[tuple[Rows, Neighbours]], num_queries: int) -> Neighbours:
+    """Neighbours of disjoint sets of queries as one, in the queries' order."""
+    counts = np.zeros(num_queries, dtype=np.int64)
+    for some, part in found:
+        counts[some] = np.diff(part.offsets)
+    offsets = np.r_[0, np.cumsum(counts)]
+    rows, similarity = np.empty(offsets[-1], dtype=np.int64), np.empty(offsets[-1], dtype=np.float32)
+    for some, part in found:
+        places = np.repeat(offsets[:-1][some] - part.offsets[:-1], np.diff(part.offsets)) + np.arange(len(part.rows))
+        rows[places], similarity[places] = part.rows, part.similarity
+    return Neighbours(offsets, rows, similarity)
