@@ -73,9 +73,36 @@ def barrier() -> None:
         dist.barrier()
 
 
+class Means:
+    """Values averaged over all processes in one collective; nobody waits until they are read.
+
+    `checked` are those that must be finite for a step to be taken, `others` are only told.
+    """
+
+    def __init__(
+        self, checked: Mapping[str, Tensor | float], others: Mapping[str, Tensor | float], device: torch.device
+    ) -> None:
+        self.checked, self.names = tuple(checked), (*checked, *others)
+        own = [_as_scalar(value, device) for value in (*checked.values(), *others.values())]
+        size = dist.get_world_size() if dist.is_initialized() else 1
+        self._means = all_reduce_sum(torch.stack(own)) / size
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether all checked values are finite, as a flag on the device."""
+        return self._means[: len(self.checked)].isfinite().all()
+
+    def read(self) -> dict[str, float]:
+        """The values on the host: waits for the device to have them."""
+        return dict(zip(self.names, self._means.tolist(), strict=True))
+
+
+def _as_scalar(value: Tensor | float, device: torch.device) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().to(device, torch.float32)
+    return torch.full((), value, dtype=torch.float32, device=device)  # filled there: a copy would make the host wait
+
+
 def mean_over_ranks(values: Mapping[str, Tensor | float], device: torch.device) -> dict[str, float]:
     """Each value averaged over all processes, on the host: one collective and one wait for all of them."""
-    own = [torch.as_tensor(value, dtype=torch.float32, device=device).detach() for value in values.values()]
-    total = all_reduce_sum(torch.stack(own))
-    size = dist.get_world_size() if dist.is_initialized() else 1
-    return dict(zip(values, (total / size).tolist(), strict=True))
+    return Means(values, {}, device).read()

@@ -1,6 +1,6 @@
 """AdamW as DINOv2 sets it: groups by depth and kind of parameter, clipping by submodule, no step on bad numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
@@ -93,7 +93,6 @@ def build_optimizer(student: nn.ModuleDict, optim: Optim) -> AdamW:
     for module in student.values():
         for name, parameter in module.named_parameters():
             groups.setdefault(multipliers(name, module, optim), []).append(parameter)
-    on_cuda = next(student.parameters()).is_cuda
     return AdamW(
         [
             {"params": params, "lr_multiplier": m.lr, "wd_multiplier": m.weight_decay, "is_last_layer": m.is_last_layer}
@@ -101,7 +100,7 @@ def build_optimizer(student: nn.ModuleDict, optim: Optim) -> AdamW:
         ],
         lr=0.0,
         betas=optim.betas,
-        fused=on_cuda,
+        fused=True,
     )
 
 
@@ -112,8 +111,38 @@ def clip_gradients(student: nn.ModuleDict, max_norm: float) -> Iterator[tuple[st
         yield name, norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
-def step_if_finite(optimizer: Optimizer, *, finite: bool) -> None:
-    """Take the step, or leave weights and moments as they are; gradients are gone either way."""
-    if finite:
-        optimizer.step()
+def step_if_finite(optimizer: Optimizer, finite: Tensor) -> None:
+    """Take the step, or leave weights and moments as they are; gradients are gone either way.
+
+    `finite` is a flag on the device, and the fused kernel looks at it there: the host does not wait for it.
+    """
+    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+class LossScale(nn.Module):
+    """fp16's loss scale: doubled after `growth_steps` good steps, halved after a bad one; all of it on the device.
+
+    Source: Micikevicius et al., Mixed Precision Training (arXiv 1710.03740), section 3.2.
+    """
+
+    scale: Tensor
+    good_steps: Tensor
+
+    def __init__(self, initial: float = 2.0**16, growth_steps: int = 2000) -> None:
+        super().__init__()
+        self.growth_steps = growth_steps
+        self.register_buffer("scale", torch.tensor(initial))
+        self.register_buffer("good_steps", torch.tensor(0, dtype=torch.int32))
+
+    @torch.no_grad()
+    def unscale(self, parameters: Iterable[Tensor]) -> None:
+        """Divide the gradients by the scale."""
+        grads = [p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad for p in parameters if p.grad is not None]
+        torch._foreach_mul_(grads, self.scale.reciprocal())
+
+    @torch.no_grad()
+    def update(self, finite: Tensor) -> None:
+        """Grow or shrink after a step."""
+        torch._amp_update_scale_(self.scale, self.good_steps, (~finite).float(), 2.0, 0.5, self.growth_steps)

@@ -14,22 +14,23 @@ from torch.distributed.tensor import DTensor
 from ssl_train.distributed import World
 from ssl_train.models import Backbone
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def shard(networks: Iterable[nn.ModuleDict], world: World, precision: Precision) -> None:
     """Shard every backbone block by block, and every head whole; nothing to do for a process that is alone.
 
-    In bf16 the weights are kept, and gradients reduced, in fp32. Weights are gathered again for the backward pass, and
-    the teacher's, which has none, are freed after the forward pass.
+    In half precision the weights are kept, and gradients reduced, in fp32. Weights are gathered again for the backward
+    pass, and the teacher's, which has none, are freed after the forward pass.
     """
     if world.size == 1:
         return
     # A backbone's outputs are views of its packed tokens; nobody changes them in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(world.device.type, (world.size,))
-    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    policy = half if precision == "bf16" else MixedPrecisionPolicy()
+    half = _HALVES.get(precision)
+    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32) if half else MixedPrecisionPolicy()
     for modules in networks:
         for module in modules.values():
             if isinstance(module, Backbone):
@@ -40,8 +41,8 @@ def shard(networks: Iterable[nn.ModuleDict], world: World, precision: Precision)
 
 def compute_in(precision: Precision, world: World) -> AbstractContextManager[object]:
     """The context in which a loss is computed: FSDP casts by itself, a process that is alone uses autocast."""
-    if precision == "bf16" and world.size == 1:
-        return torch.autocast(world.device.type, dtype=torch.bfloat16)
+    if precision in _HALVES and world.size == 1:
+        return torch.autocast(world.device.type, dtype=_HALVES[precision])
     return nullcontext()
 
 

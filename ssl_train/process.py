@@ -19,7 +19,7 @@ _PR_SET_PDEATHSIG = 1
 
 @contextmanager
 def stop_on_sigterm(stop: threading.Event) -> Iterator[None]:
-    """While the block runs, SIGTERM asks for a stop after the step at hand instead of ending the process."""
+    """While the block runs, SIGTERM asks for a stop within two steps instead of ending the process."""
 
     def request(signum: int, frame: FrameType | None) -> None:
         stop.set()

@@ -1,13 +1,14 @@
 """A run: networks, data and optimizer put together, and the loop over steps."""
 
+import gc
 import math
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,15 +17,17 @@ from ssl_train.config import TrainConfig, check_config, dump_config, plain_value
 from ssl_train.data.collate import Batch
 from ssl_train.data.loader import Batches, build_loader
 from ssl_train.data.order import mixed
-from ssl_train.distributed import World, mean_over_ranks
+from ssl_train.distributed import Means, World
 from ssl_train.errors import NonFiniteLossError
 from ssl_train.methods import Losses, Networks
 from ssl_train.metrics import MetricsLog
 from ssl_train.models.layers import Attention
-from ssl_train.optim import build_optimizer, clip_gradients, step_if_finite
+from ssl_train.optim import LossScale, build_optimizer, clip_gradients, step_if_finite
 from ssl_train.parallel import compute_in, shard
 
 TEACHER = "teacher.safetensors"
+STOP, UNDECODABLE = "stop", "undecodable"
+GARBAGE_STEPS = 150
 # Settings under which a run may go on that was begun under others.
 MAY_CHANGE = frozenset({"output_dir", "data", "checkpoint", "metrics", "efficiency"})
 
@@ -40,6 +43,9 @@ class Trainer:
         check_config(config, world.size)
         self.config, self.world = config, world
         self.networks = build_networks(config).to(world.device)
+        self.loss_scale = LossScale().to(world.device) if config.precision == "fp16" else None
+        if self.loss_scale is not None:
+            self.networks.loss_scale = self.loss_scale  # a checkpoint holds it
         shard((self.networks.student, self.networks.teacher), world, config.precision)
         self.optimizer = build_optimizer(self.networks.student, config.optim)
         self.schedules = config.optim.schedules(num_steps=config.num_steps, batch_images=config.data.batch_images)
@@ -55,15 +61,23 @@ class Trainer:
         self._skipped = self._skipped_in_a_row = self._undecodable = 0
 
     def run(self) -> bool:
-        """Train to the last step; False when asked to stop before."""
+        """Train to the last step; False when asked to stop before.
+
+        What a step gave is read while the next one is computed, so that the device never waits for the host.
+        """
         start = self._resume()
-        with self._metrics(start) as metrics:
+        with self._metrics(start) as metrics, collected_by_hand(every_steps=GARBAGE_STEPS) as tidy:
+            before: Report | None = None
             for step, batch, waited in timed(self.loader.from_(start)):
+                tidy(step)
                 self.schedules.apply(self.optimizer, step)
-                losses = self._loss(batch, step)
-                numbers, stop = self._optimizer_step(losses, batch, step)
-                metrics.log(step, {**numbers, **self._scheduled(step), "loader_wait_seconds": waited})
-                self._maybe_save(step + 1, stop)
+                report = Report(step, batch, self._step(batch, step), self._scheduled(step), waited)
+                stop = self._read(before, metrics) if before else False
+                before = report
+                if stop or self._saves(step + 1):
+                    stop = self._read(report, metrics) or stop
+                    before = None
+                    self._save(step + 1, stop)
                 if stop and step + 1 < self.config.num_steps:
                     metrics.say(f"stopped after step {step + 1}, saved; the same command goes on from here")
                     return False
@@ -83,54 +97,68 @@ class Trainer:
         with compute_in(self.config.precision, self.world):
             return self.networks.loss(batch.to(self.world.device), step)
 
-    def _optimizer_step(self, losses: Losses, batch: Batch, step: int) -> tuple[dict[str, float], bool]:
-        """Step if loss and gradients are finite on every process.
-
-        Returns what there is to say, averaged over processes, and whether any of them was asked to stop.
-        """
-        losses.total.backward()  # type: ignore[no-untyped-call]
-        student = self.networks.student
+    def _step(self, batch: Batch, step: int) -> Means:
+        """One step, skipped if loss or gradients are not finite on every process: decided where they are."""
+        losses = self._loss(batch, step)
+        student, scale = self.networks.student, self.loss_scale
+        (losses.total if scale is None else losses.total * scale.scale).backward()  # type: ignore[no-untyped-call]
+        if scale is not None:
+            scale.unscale(student.parameters())
         norms = {f"grad_norm_{name}": norm for name, norm in clip_gradients(student, self.config.optim.max_grad_norm)}
-        said = {"loss": losses.total, **losses.terms, **losses.monitors, **norms}
-        signals = {"stop": float(self.stop.is_set()), "undecodable": float(batch.num_undecodable)}
-        means = mean_over_ranks({**said, **signals}, self.world.device)
-        finite = all(math.isfinite(means[name]) for name in ("loss", *norms))
-        step_if_finite(self.optimizer, finite=finite)
-        if finite:
-            self.networks.after_step(step)
-        self._undecodable += round(means["undecodable"] * self.world.size)
-        numbers = {name: means[name] for name in said}
-        self._count_skipped(batch, step, numbers, finite=finite)
-        return numbers, means["stop"] > 0
+        signals = {STOP: float(self.stop.is_set()), UNDECODABLE: float(batch.num_undecodable)}
+        means = Means(
+            {"loss": losses.total, **norms}, {**losses.terms, **losses.monitors, **signals}, self.world.device
+        )
+        finite = means.finite
+        step_if_finite(self.optimizer, finite)
+        self.networks.after_step(step, finite=finite)
+        if scale is not None:
+            scale.update(finite)
+        return means
+
+    def _read(self, report: "Report", metrics: "MetricsLog | Silence") -> bool:
+        """Wait for a step's numbers, count and tell them; True when any process was asked to stop."""
+        numbers = report.means.read()
+        stop, undecodable = numbers.pop(STOP), numbers.pop(UNDECODABLE)
+        self._undecodable += round(undecodable * self.world.size)
+        finite = all(math.isfinite(numbers[name]) for name in report.means.checked)
+        self._count_skipped(report.batch, report.step, numbers, finite=finite)
+        counts = {"skipped_steps": self._skipped, "undecodable_images": self._undecodable}
+        waited = {"loader_wait_seconds": report.waited_seconds}
+        metrics.log(report.step, {**numbers, **report.scheduled, **counts, **waited})
+        if self._skipped_in_a_row >= self.config.optim.max_skipped_in_a_row:
+            raise self._too_many_skipped(report.step, numbers)
+        return stop > 0
 
     def _count_skipped(self, batch: Batch, step: int, numbers: Mapping[str, float], *, finite: bool) -> None:
+        # fp16 finds its scale by overflowing now and then: that is no fault of the batch.
         self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
-        if finite:
-            return
-        self._skipped += 1
-        told = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items() if not math.isfinite(value))
-        print(f"step {step + 1} skipped: {told}; images of process {self.world.rank}: {batch.keys}", file=sys.stderr)
-        if self._skipped_in_a_row >= self.config.optim.max_skipped_in_a_row:
-            newest = self.checkpoints.newest()
-            good = (
-                "there is no checkpoint yet" if newest is None else f"the last one is {self.checkpoints.path(newest)}"
-            )
-            raise NonFiniteLossError(
-                f"{self._skipped_in_a_row} steps in a row up to {step + 1} had a non-finite loss or gradient ({told}); "
-                f"weights are as before them, {good}. Lower optim.lr, lengthen optim.warmup_steps, or look at the "
-                "images named above."
-            )
+        if not finite:
+            self._skipped += 1
+            keys = f"images of process {self.world.rank}: {batch.keys}"
+            print(f"step {step + 1} skipped: {_not_finite(numbers)}; {keys}", file=sys.stderr)
+
+    def _too_many_skipped(self, step: int, numbers: Mapping[str, float]) -> NonFiniteLossError:
+        newest = self.checkpoints.newest()
+        good = "there is no checkpoint yet" if newest is None else f"the last one is {self.checkpoints.path(newest)}"
+        return NonFiniteLossError(
+            f"{self._skipped_in_a_row} steps in a row up to {step + 1} had a non-finite loss or gradient "
+            f"({_not_finite(numbers)}); weights are as before them, {good}. Lower optim.lr, lengthen "
+            "optim.warmup_steps, or look at the images named above."
+        )
 
     def _scheduled(self, step: int) -> dict[str, float]:
         return {
             "lr": self.schedules.lr(step),
             "weight_decay": self.schedules.weight_decay(step),
             **self.networks.scheduled(step),
-            "skipped_steps": self._skipped,
-            "undecodable_images": self._undecodable,
         }
 
-    def _maybe_save(self, step: int, stopping: bool) -> None:
+    def _saves(self, step: int) -> bool:
+        is_last = step == self.config.num_steps
+        return is_last or self.checkpoints.is_due(step) or step % self.config.checkpoint.export_every_steps == 0
+
+    def _save(self, step: int, stopping: bool) -> None:
         if self.checkpoints.is_due(step) or stopping or step == self.config.num_steps:
             self.checkpoints.save(step, self.networks, self.optimizer)
         if step % self.config.checkpoint.export_every_steps == 0 and step < self.config.num_steps:
@@ -163,6 +191,16 @@ class Trainer:
             log.close()
 
 
+class Report(NamedTuple):
+    """A step that was launched, and whose numbers may not be there yet."""
+
+    step: int
+    batch: Batch
+    means: Means
+    scheduled: Mapping[str, float]
+    waited_seconds: float
+
+
 class Silence:
     """The metrics of a process that does not report."""
 
@@ -171,6 +209,28 @@ class Silence:
 
     def say(self, text: str) -> None:
         """Nothing."""
+
+
+@contextmanager
+def collected_by_hand(*, every_steps: int) -> Iterator[Callable[[int], None]]:
+    """Collect garbage at chosen steps only: at its own times it would hold up one process, and all wait for it."""
+
+    def tidy(step: int) -> None:
+        if step % every_steps == 0:
+            gc.collect(1)
+
+    gc.collect()
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield tidy
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _not_finite(numbers: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items() if not math.isfinite(value))
 
 
 def build_networks(config: TrainConfig) -> Networks:

@@ -42,7 +42,7 @@ class SinkhornKnopp(nn.Module):
     def forward(self, teacher: Projected, temperature: float) -> Targets:
         return sinkhorn_targets(teacher, temperature=temperature)
 
-    def commit(self) -> None:
+    def commit(self, *, finite: Tensor | bool = True) -> None:
         """Nothing to keep."""
 
 
@@ -69,10 +69,11 @@ class SoftmaxCentering(nn.Module):
         return Targets(*teacher, temperature, -self.center[0] / temperature)
 
     @torch.no_grad()
-    def commit(self) -> None:
-        """Let the last batch's mean into the centre."""
+    def commit(self, *, finite: Tensor | bool = True) -> None:
+        """Let the last batch's mean into the centre, if the step was `finite`; decided on the device, nobody waits."""
         if self._measured is not None:
-            self.center.mul_(self.momentum).add_(self._measured, alpha=1 - self.momentum)
+            taken = torch.as_tensor(finite, device=self.center.device)
+            self.center.copy_(torch.where(taken, self.center.lerp(self._measured, 1 - self.momentum), self.center))
             self._measured = None
 
     def _mean(

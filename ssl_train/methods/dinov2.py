@@ -135,12 +135,15 @@ class DinoV2Networks(nn.Module):
         return Losses(total, terms, _monitor(dino))
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
-        """Move the teacher towards the student and let the step's logits into the centres."""
+    def after_step(self, step: int, *, finite: Tensor | bool = True) -> None:
+        """Move the teacher towards the student, and let the logits of a `finite` step into the centres.
+
+        After a step that was skipped the teacher moves too: towards weights that are as good as before.
+        """
         weight = 1 - self.momentum(step)
         torch._foreach_lerp_(local_shards(self.teacher.parameters()), local_shards(self.student.parameters()), weight)
-        self.cls_targets.commit()
-        self.patch_targets.commit()
+        self.cls_targets.commit(finite=finite)
+        self.patch_targets.commit(finite=finite)
 
     def scheduled(self, step: int) -> dict[str, float]:
         """The method's own numbers at a step."""

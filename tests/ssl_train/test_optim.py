@@ -6,7 +6,7 @@ from torch import nn
 
 from ssl_train.models import Vit
 from ssl_train.models.heads import DinoHead
-from ssl_train.optim import Optim, build_optimizer, clip_gradients, multipliers, step_if_finite
+from ssl_train.optim import LossScale, Optim, build_optimizer, clip_gradients, multipliers, step_if_finite
 
 
 def test_every_parameter_of_a_vit_l_has_the_published_multipliers(facts: Any) -> None:
@@ -46,9 +46,25 @@ def test_submodules_are_clipped_each_on_its_own() -> None:
 
 def test_a_step_that_is_not_finite_changes_neither_weights_nor_moments() -> None:
     parameter = nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.AdamW([parameter], lr=0.1)
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, fused=True)
     parameter.grad = torch.full((3,), float("nan"))
-    step_if_finite(optimizer, finite=False)
+    step_if_finite(optimizer, torch.tensor(False))
     assert torch.equal(parameter, torch.ones(3))
-    assert not optimizer.state
+    assert not any(moment.any() for moment in optimizer.state[parameter].values())
     assert parameter.grad is None
+    parameter.grad = torch.ones(3)
+    step_if_finite(optimizer, torch.tensor(True))
+    assert not torch.equal(parameter, torch.ones(3))
+
+
+def test_the_loss_scale_halves_after_a_bad_step_and_doubles_after_enough_good_ones() -> None:
+    scale = LossScale(initial=8.0, growth_steps=2)
+    scales = []
+    for finite in (False, True, True, True, False):
+        scale.update(torch.tensor(finite))
+        scales.append(scale.scale.item())
+    assert scales == [4.0, 4.0, 8.0, 8.0, 4.0]
+    parameter = nn.Parameter(torch.ones(3))
+    parameter.grad = torch.full((3,), 12.0)
+    scale.unscale([parameter])
+    assert torch.equal(parameter.grad, torch.full((3,), 3.0))
