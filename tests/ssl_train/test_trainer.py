@@ -88,7 +88,7 @@ def test_a_stop_is_saved_and_gone_on_from(tiny_run: Configure, capsys: pytest.Ca
     trainer.stop.set()
     assert not trainer.run()
     assert trainer.checkpoints.newest() == 2  # a step is read while the next one is computed
-    assert "stopped after step 1, saved" in capsys.readouterr().out
+    assert "stopped after step 2, saved" in capsys.readouterr().out
     assert not (Path(trainer.config.output_dir) / "teacher.safetensors").exists()
     assert Trainer(tiny_run("checkpoint.every_steps=100"), ALONE).run()
 
