@@ -3,8 +3,8 @@
 import os
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 
 from storage.errors import UnreachableStorage
@@ -14,35 +14,37 @@ Range = tuple[str, int, int]
 """Path or URL, offset, length in bytes."""
 
 _MAX_OPEN = 128
-_LOCAL_AHEAD = 64
-_REMOTE_AHEAD = 32
+_AHEAD = 32
 
 
 def read_ranges(ranges: Sequence[Range]) -> Iterator[bytes]:
     """The bytes of each range, in order.
 
-    Local files stay open (at most 128 at a time), and the kernel is told of the next 64 ranges, so that a cold disk
-    works on many at once. Of remote files 32 ranges are on their way at a time: memory 32 ranges.
+    Local files stay open (at most 128 at a time), and the kernel is told of the next ranges, 32 to 64 of them, so that
+    a cold disk works on many at once. Of remote files 32 ranges are on their way at a time: memory 32 ranges.
     Raises UnreachableStorage for a missing file or one that ends early.
     """
-    with ExitStack() as stack:
-        local = stack.enter_context(_local_files())
-        pool: ThreadPoolExecutor | None = None
-        waiting: deque[tuple[Range, Future[bytes] | None]] = deque()
-        coming = iter(ranges)
-        while True:
-            ahead = _REMOTE_AHEAD if pool else _LOCAL_AHEAD
-            for one in islice(coming, max(0, ahead - len(waiting))):
-                if is_url(one[0]):
-                    pool = pool or stack.enter_context(ThreadPoolExecutor(_REMOTE_AHEAD))
-                    waiting.append((one, pool.submit(read_bytes, *one)))
-                else:
-                    local.announce(*one)
-                    waiting.append((one, None))
-            if not waiting:
-                return
-            one, future = waiting.popleft()
-            yield local.read(*one) if future is None else future.result()
+    if any(is_url(path) for path, _, _ in ranges):
+        return _read_remote(ranges)
+    return _read_local(ranges)
+
+
+def _read_local(ranges: Sequence[Range]) -> Iterator[bytes]:
+    with _local_files() as files:
+        for start in range(0, len(ranges), _AHEAD):
+            for one in ranges[start + (_AHEAD if start else 0) : start + 2 * _AHEAD]:
+                files.announce(*one)
+            for one in ranges[start : start + _AHEAD]:
+                yield files.read(*one)
+
+
+def _read_remote(ranges: Sequence[Range]) -> Iterator[bytes]:
+    coming = iter(ranges)
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        waiting = deque(pool.submit(read_bytes, *one) for one in islice(coming, _AHEAD))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(read_bytes, *one) for one in islice(coming, 1))
 
 
 class _LocalFiles:
@@ -57,8 +59,9 @@ class _LocalFiles:
             os.posix_fadvise(self._descriptor(path), offset, length, os.POSIX_FADV_WILLNEED)
 
     def read(self, path: str, offset: int, length: int) -> bytes:
-        data = os.pread(self._descriptor(path), length, offset)
-        while len(data) < length and (more := os.pread(self._descriptor(path), length - len(data), offset + len(data))):
+        descriptor = self._descriptor(path)
+        data = os.pread(descriptor, length, offset)
+        while len(data) < length and (more := os.pread(descriptor, length - len(data), offset + len(data))):
             data += more
         if len(data) != length:
             raise UnreachableStorage(
@@ -68,9 +71,10 @@ class _LocalFiles:
         return data
 
     def _descriptor(self, path: str) -> int:
-        if path in self._open:
+        known = self._open.get(path)
+        if known is not None:
             self._open.move_to_end(path)
-            return self._open[path]
+            return known
         try:
             found = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except OSError as error:

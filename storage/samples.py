@@ -33,7 +33,7 @@ class _Hashed:
 
     def write(self, *parts: bytes) -> None:
         size = sum(map(len, parts))
-        self._waiting += parts
+        self._waiting.extend(parts)
         self._waiting_bytes += size
         self.position += size
         if self._waiting_bytes >= _FLUSH_BYTES:
@@ -66,12 +66,15 @@ class SampleWriter:
         """Append one sample; returns where each member's bytes lie: extension → (offset, size)."""
         if not members or ("." in key and "." in posixpath.basename(key)):
             raise ValueError(f"a sample needs a key without a dot and at least one member: {key!r}, {list(members)}")
-        places = {}
+        places, parts, position = {}, list[bytes](), self._out.position
         for extension, data in members.items():
             size = len(data)
             header = tar_header(f"{key}.{extension}", size)
-            places[extension] = (self._out.position + len(header), size)
-            self._out.write(header, data, _PADDING[size % BLOCK_BYTES])
+            places[extension] = (position + len(header), size)
+            padding = _PADDING[size % BLOCK_BYTES]
+            parts += (header, data, padding)
+            position += len(header) + size + len(padding)
+        self._out.write(*parts)
         self.num_samples += 1
         return places
 
