@@ -14,9 +14,8 @@ from ssl_train.errors import ConfigError
 from ssl_train.methods import DinoV2, Method
 from ssl_train.metrics import Metrics
 from ssl_train.models import Model, Vit
-from ssl_train.ops.attention import Kernel
 from ssl_train.optim import Optim
-from ssl_train.parallel import Precision
+from ssl_train.parallel import Precision, Speedups
 from ssl_train.settings import as_plain, as_yaml, nearest, parse_settings, read_settings
 from storage.filesystem import is_url
 
@@ -29,8 +28,8 @@ class Efficiency:
 
     __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    attention: Kernel = "auto"
-    """Attention kernel: `auto` takes xFormers where it is installed and can run, else torch's own."""
+    networks: Speedups = field(default_factory=Speedups)
+    """How the networks are compiled, recomputed and sharded."""
     num_workers: Annotated[int, Field(ge=0)] = 8
     """Processes that decode and augment, for each training process; 0 works in the training process itself."""
     prefetch_batches: Annotated[int, Field(ge=1)] = 2

@@ -1,11 +1,13 @@
-"""Sharding over processes by FSDP2, and the precision of the computation."""
+"""How networks are computed: compiled, recomputed, sharded over processes by FSDP2, and in which precision."""
 
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, cast
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -13,30 +15,77 @@ from torch.distributed.tensor import DTensor
 
 from ssl_train.distributed import World
 from ssl_train.models import Backbone
+from ssl_train.models.layers import Block
+from ssl_train.ops.attention import Kernel, settled_kernel
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def shard(networks: Iterable[nn.ModuleDict], world: World, precision: Precision) -> None:
-    """Shard every backbone block by block, and every head whole; nothing to do for a process that is alone.
+@dataclass(frozen=True)
+class Speedups:
+    """How the networks are computed. None of it changes results."""
 
-    In half precision the weights are kept, and gradients reduced, in fp32. Weights are gathered again for the backward
-    pass, and the teacher's, which has none, are freed after the forward pass.
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    attention: Kernel = "auto"
+    """Attention kernel: `auto` takes xFormers where it is installed and nothing is compiled, else torch's own."""
+    compile: bool | None = None
+    """Compile every block (torch.compile, whole graph, static shapes); null compiles on CUDA alone."""
+    recompute_activations: bool = False
+    """Keep only the inputs of the student's blocks and compute the rest again in the backward pass: a third more
+    work, and memory for fewer activations."""
+    reshard_after_forward: bool = True
+    """Free a block's gathered weights between forward and backward pass; false gathers once and holds them."""
+    prefetch_blocks: Annotated[int, Field(ge=0, le=8)] = 1
+    """Blocks whose weights are gathered ahead while one is computed."""
+
+
+def speed_up(student: nn.ModuleDict, teacher: nn.ModuleDict, world: World, precision: Precision, how: Speedups) -> None:
+    """Compilation inside of recomputation, and both inside of sharding: weights are gathered around all of it."""
+    on_cuda = world.device.type == "cuda"
+    compiles = on_cuda if how.compile is None else how.compile
+    kernel = settled_kernel(how.attention, on_cuda=on_cuda, half=precision in _HALVES, compiled=compiles)
+    for block in [*_blocks(student), *_blocks(teacher)]:
+        block.attn.kernel = kernel
+        if compiles:
+            block.compile_compute(fullgraph=kernel != "xformers")
+    for block in _blocks(student):
+        block.recompute = how.recompute_activations
+    if world.size > 1:
+        for modules in (student, teacher):
+            shard(modules, world, precision, how)
+
+
+def shard(networks: nn.ModuleDict, world: World, precision: Precision, how: Speedups) -> None:
+    """Shard the backbone block by block, and every head whole.
+
+    In half precision the weights are kept, and gradients reduced, in fp32. The teacher has no backward pass: its
+    weights are freed after the forward pass in any case.
     """
-    if world.size == 1:
-        return
     # A backbone's outputs are views of its packed tokens; nobody changes them in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(world.device.type, (world.size,))
     half = _HALVES.get(precision)
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32) if half else MixedPrecisionPolicy()
-    for modules in networks:
-        for module in modules.values():
-            if isinstance(module, Backbone):
-                for block in module.blocks:
-                    fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
-            fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    learns = any(parameter.requires_grad for parameter in networks.parameters())
+    frees = how.reshard_after_forward or not learns
+    blocks = _blocks(networks)
+    wrapped = [fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=frees) for block in blocks]
+    for module in networks.values():
+        fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=frees)
+    for index, block in enumerate(wrapped):
+        ahead = wrapped[index + 1 : index + 1 + how.prefetch_blocks]
+        behind = wrapped[max(index - how.prefetch_blocks, 0) : index][::-1]
+        if ahead:
+            block.set_modules_to_forward_prefetch(ahead)
+        if behind and learns:
+            block.set_modules_to_backward_prefetch(behind)
+
+
+def _blocks(networks: nn.ModuleDict) -> list[Block]:
+    backbones = (module for module in networks.values() if isinstance(module, Backbone))
+    return [cast(Block, block) for backbone in backbones for block in backbone.blocks]
 
 
 def compute_in(precision: Precision, world: World) -> AbstractContextManager[object]:

@@ -21,9 +21,8 @@ from ssl_train.distributed import Means, World
 from ssl_train.errors import NonFiniteLossError
 from ssl_train.methods import Losses, Networks
 from ssl_train.metrics import MetricsLog
-from ssl_train.models.layers import Attention
 from ssl_train.optim import LossScale, build_optimizer, clip_gradients, step_if_finite
-from ssl_train.parallel import compute_in, shard
+from ssl_train.parallel import compute_in, speed_up
 
 TEACHER = "teacher.safetensors"
 STOP, UNDECODABLE = "stop", "undecodable"
@@ -46,7 +45,8 @@ class Trainer:
         self.loss_scale = LossScale().to(world.device) if config.precision == "fp16" else None
         if self.loss_scale is not None:
             self.networks.loss_scale = self.loss_scale  # a checkpoint holds it
-        shard((self.networks.student, self.networks.teacher), world, config.precision)
+        student, teacher = self.networks.student, self.networks.teacher
+        speed_up(student, teacher, world, config.precision, config.efficiency.networks)
         self.optimizer = build_optimizer(self.networks.student, config.optim)
         self.schedules = config.optim.schedules(num_steps=config.num_steps, batch_images=config.data.batch_images)
         self.loader = build_loader(
@@ -236,11 +236,7 @@ def _not_finite(numbers: Mapping[str, float]) -> str:
 def build_networks(config: TrainConfig) -> Networks:
     """Student and teacher with the initial weights that the config's seed decides; the backbone is drawn first."""
     torch.manual_seed(config.seed)
-    networks = config.method.build(config.model, num_steps=config.num_steps)
-    for module in networks.modules():
-        if isinstance(module, Attention):
-            module.kernel = config.efficiency.attention
-    return networks
+    return config.method.build(config.model, num_steps=config.num_steps)
 
 
 def build_batches(config: TrainConfig, world: World) -> Batches:

@@ -1,7 +1,7 @@
 """Self-attention within each crop of a packed run of tokens: SDPA everywhere, xFormers where it is installed."""
 
 from functools import cache, lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ssl_train.ops.packed import Shapes, unpack
 
-Kernel = Literal["auto", "sdpa", "xformers"]
+_HALVES = (torch.float16, torch.bfloat16)
+Kernel = Literal["auto", "sdpa", "varlen", "xformers"]
+"""`sdpa` runs anywhere, a call for each crop size; the others take all crops in one, on CUDA in half precision."""
 
 
 def attend(
@@ -19,24 +21,51 @@ def attend(
     """softmax(q k^T / sqrt(head dim)) v within every crop; no token sees another crop.
 
     `qkv` holds queries, keys and values side by side, heads inside each, as the published checkpoints do.
-    `auto` takes xFormers' block-diagonal attention on CUDA in half precision where it is installed, SDPA otherwise.
-    Raises ValueError when `xformers` is asked for where it cannot run.
+    `auto` takes xFormers' block-diagonal attention where it is installed and can run, SDPA otherwise.
+    Raises ValueError when a kernel is asked for where it cannot run.
     """
-    can_pack = qkv.is_cuda and qkv.dtype in (torch.float16, torch.bfloat16) and xformers_runs()
-    if kernel == "xformers" and not can_pack:
-        raise ValueError(
-            "attention kernel 'xformers' needs the xformers package, a CUDA device and half precision; "
-            "set efficiency.attention to 'auto' or 'sdpa'"
-        )
     heads = qkv.unflatten(-1, (3, num_heads, -1))  # [total, 3, heads, head_dim]
-    if kernel != "sdpa" and can_pack:
-        return _attend_block_diagonal(heads, shapes)
-    return torch.cat([_attend_dense(group) for group in unpack(heads, shapes)])
+    if kernel == "auto":
+        kernel = "xformers" if qkv.is_cuda and qkv.dtype in _HALVES and xformers_runs() else "sdpa"
+    if kernel == "sdpa":
+        return torch.cat([_attend_dense(group) for group in unpack(heads, shapes)])
+    if not (qkv.is_cuda and qkv.dtype in _HALVES and (kernel == "varlen" or xformers_runs())):
+        raise ValueError(
+            f"attention kernel {kernel!r} needs a CUDA device and half precision"
+            f"{', and the xformers package' if kernel == 'xformers' else ''}; "
+            "set efficiency.networks.attention to 'auto' or 'sdpa'"
+        )
+    return _attend_varlen(heads, shapes) if kernel == "varlen" else _attend_block_diagonal(heads, shapes)
+
+
+def settled_kernel(kernel: Kernel, *, on_cuda: bool, half: bool, compiled: bool) -> Kernel:
+    """What `auto` stands for in a run: chosen once, so that a compiled block has nothing to choose.
+
+    Compiled blocks take SDPA: xFormers' masks are objects that no graph can hold.
+    """
+    if kernel != "auto":
+        return kernel
+    return "xformers" if on_cuda and half and not compiled and xformers_runs() else "sdpa"
 
 
 def _attend_dense(qkv: Float[Tensor, "crops tokens 3 heads head_dim"]) -> Float[Tensor, "crop_tokens dim"]:
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [crops, heads, tokens, head_dim]
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def _attend_varlen(qkv: Float[Tensor, "total 3 heads head_dim"], shapes: Shapes) -> Float[Tensor, "total dim"]:
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = max(tokens for _, tokens in shapes)
+    q, k, v = qkv.unbind(1)  # each [total, heads, head_dim]
+    ends = _crop_ends(shapes, qkv.device)
+    return cast(Tensor, varlen_attn(q, k, v, ends, ends, longest, longest)).flatten(1)
+
+
+@lru_cache(maxsize=8)
+def _crop_ends(shapes: Shapes, device: torch.device) -> Tensor:
+    lengths = [0, *(tokens for crops, tokens in shapes for _ in range(crops))]
+    return torch.tensor(lengths, dtype=torch.int32, device=device).cumsum(0, dtype=torch.int32)
 
 
 def _attend_block_diagonal(qkv: Float[Tensor, "total 3 heads head_dim"], shapes: Shapes) -> Float[Tensor, "total dim"]:

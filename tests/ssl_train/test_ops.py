@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from ssl_train.ops.attention import attend, xformers_runs
+from ssl_train.ops.attention import Kernel, attend, xformers_runs
 from ssl_train.ops.drop_path import num_kept, residual
 from ssl_train.ops.packed import Shapes, pack, unpack
 
@@ -40,16 +40,19 @@ def test_attention_is_the_loop_over_crops_heads_and_tokens() -> None:
 
 
 def test_xformers_is_refused_where_it_cannot_run() -> None:
-    with pytest.raises(ValueError, match=r"set efficiency\.attention to 'auto' or 'sdpa'"):
+    with pytest.raises(ValueError, match=r"set efficiency\.networks\.attention to 'auto' or 'sdpa'"):
         attend(torch.randn(4, 12), ((2, 2),), num_heads=2, kernel="xformers")
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not (torch.cuda.is_available() and xformers_runs()), reason="needs a CUDA device and xFormers")
-def test_xformers_has_the_numbers_of_sdpa() -> None:
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kernel", ["varlen", "xformers"])
+def test_a_kernel_for_all_crops_at_once_has_the_numbers_of_sdpa(kernel: Kernel) -> None:
+    if kernel == "xformers" and not xformers_runs():
+        pytest.skip("needs xFormers")
     qkv = torch.randn(26, 3 * 128, dtype=torch.bfloat16, device="cuda")
     shapes = ((2, 9), (4, 2))
-    one, other = (attend(qkv, shapes, num_heads=2, kernel=kernel) for kernel in ("xformers", "sdpa"))
+    one, other = (attend(qkv, shapes, num_heads=2, kernel=which) for which in (kernel, "sdpa"))
     assert_close(one, other, rtol=2e-2, atol=2e-2)
 
 

@@ -20,7 +20,7 @@ from ssl_train.models import Vit
 from ssl_train.models.heads import DinoHead
 from ssl_train.ops.prototype_loss import Projected, sinkhorn_targets
 from ssl_train.optim import Optim, build_optimizer, clip_gradients
-from ssl_train.parallel import shard
+from ssl_train.parallel import Speedups, speed_up
 
 IMAGES, PATCHES, NUM_LOCAL = 8, 16, 3
 # Large layer scales: with the usual 1e-5 the class tokens of a fresh network are nearly equal, and the gradient of
@@ -72,7 +72,7 @@ def whole(tensor: Tensor) -> Tensor:
 def built(method: DinoV2, world: World) -> tuple[DinoV2Networks, torch.optim.Optimizer]:
     torch.manual_seed(0)
     networks = method.build(MODEL, num_steps=10)
-    shard((networks.student, networks.teacher), world, "fp32")
+    speed_up(networks.student, networks.teacher, world, "fp32", Speedups())
     optimizer = build_optimizer(networks.student, OPTIM)
     OPTIM.schedules(num_steps=10, batch_images=IMAGES).apply(optimizer, 1)
     for group in optimizer.param_groups:
