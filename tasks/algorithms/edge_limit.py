@@ -38,7 +38,8 @@ def join_blocks(blocks: list[Edges]) -> Edges:
     """Several blocks of edges as one."""
     if not blocks:
         return NO_EDGES
-    return Edges(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
+    left, right, similarity = zip(*blocks, strict=True)
+    return Edges(np.concatenate(left), np.concatenate(right), np.concatenate(similarity))
 
 
 def by_rows(edges: Edges) -> Edges:
@@ -82,7 +83,7 @@ def split(edges: Edges, cuts: Cuts) -> tuple[Edges, Edges]:
     """(edges among the first of either end, edges left over). `cuts` must hold those of all ends that have one."""
     first = among_first(cuts, edges.left, edges.right, edges.similarity)
     first |= among_first(cuts, edges.right, edges.left, edges.similarity)
-    return Edges(*(column[first] for column in edges)), Edges(*(column[~first] for column in edges))
+    return _select(edges, first), _select(edges, ~first)
 
 
 def spanning_forest(edges: Edges) -> Edges:
@@ -93,7 +94,7 @@ def spanning_forest(edges: Edges) -> Edges:
     order = np.lexsort((edges.right, edges.left, -edges.similarity))
     ends, compact = np.unique(np.concatenate([edges.left[order], edges.right[order]]), return_inverse=True)
     joins = _joins(compact[: len(order)], compact[len(order) :], len(ends))
-    return by_rows(Edges(*(column[order[joins]] for column in edges)))
+    return by_rows(_select(edges, order[joins]))
 
 
 def limit_edges(edges: Edges, *, num_rows: int, neighbours: int) -> Edges:
@@ -158,6 +159,10 @@ class ForestBuilder:
     def _thin(self) -> None:
         forest = spanning_forest(by_rows(join_blocks(self._blocks)))
         self._blocks, self._num_held, self._num_thinned = [forest], len(forest.left), len(forest.left)
+
+
+def _select(edges: Edges, which: Mask | Rows) -> Edges:
+    return Edges(edges.left[which], edges.right[which], edges.similarity[which])
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
