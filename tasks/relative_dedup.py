@@ -1,29 +1,33 @@
 """No copies of a benchmark: the graph of pool and references together; a component with a reference in it goes, whole.
 
 DINOv2 (arXiv 2304.07193, App. A.3): similarity > 0.45 against train and test splits; images that are linked to a
-reference only through other images go too. Memory: as `self_dedup`, and 12 bytes per image.
+reference only through other images (or through other references) go too. Pairs within the pool are the copy graph's;
+those with each benchmark are stages of their own (`link_benchmark`), so that a further one joins itself alone.
+Memory: 13 bytes per image of the pool (1.2 billion: 16 GB), 33 per reference.
 """
 
-from collections import Counter
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from storage.layout import Layout
 from storage.manifest import Manifest
-from storage.tables import read_table
-from tasks.algorithms.blocks import Concatenated, Selected
-from tasks.algorithms.self_join import Edges
+from storage.tables import count_drops, kept, read_table, write_table
+from storage.vectors import read_array, write_array
+from tasks.benchmark_links import LinkJoin
+from tasks.borderline import BORDERLINE, write_borderline
 from tasks.config import StageConfig
-from tasks.pool import NoImages, Pool, Verdicts, write_verdicts
-from tasks.self_dedup import EDGES, Graph, Join, find_pairs, store_edges
-from tasks.stage import Stage, stage_task
+from tasks.copy_graph import graph_edges
+from tasks.leak_judge import LeakJudge, PartLeaks
+from tasks.leak_test import LeakTest
+from tasks.pool import Verdicts, with_verdicts
+from tasks.references import References, all_names
+from tasks.stage import Outcome, Stage, stage_task
 
-VERSION = 1
-_BORDERLINE = 0.05
+VERSION = 2
+IDS, NAMES = "reference-ids.npy", "reference-names.npy"
 
 
 class RelativeDedup(StageConfig):
@@ -31,114 +35,90 @@ class RelativeDedup(StageConfig):
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.45
     """Two images whose cosine is above this are linked; lower than for copies of each other, to be safe."""
-    join: Join = Join()
-    """How pairs are found."""
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Pairs this far below the threshold are found too: to be looked at, not to be dropped."""
+    borderline_pairs: Annotated[int, Field(ge=0)] = 200
+    """Pairs nearest to the threshold, of each benchmark and on each side of it, that are kept for inspection."""
+    join: LinkJoin = LinkJoin()
+    """How pairs with the benchmarks are found."""
+    self_test: LeakTest | None = LeakTest()
+    """Each benchmark's own images, recompressed, must be found; null leaves the test out."""
+
+    @model_validator(mode="after")
+    def _margin_stays_above_zero(self) -> "RelativeDedup":
+        if self.margin >= self.threshold:
+            raise ValueError(f"margin {self.margin} must be smaller than threshold {self.threshold}")
+        return self
 
 
 @stage_task(name="relative_dedup")
 def relative_dedup(
-    described: Manifest, unique: Manifest, references: Manifest, config: RelativeDedup, layout: Layout
+    described: Manifest,
+    unique: Manifest,
+    graph: Manifest,
+    references: Sequence[Manifest],
+    links: Sequence[Manifest],
+    config: RelativeDedup,
+    layout: Layout,
 ) -> Manifest:
     """Drops the images of `unique` (self_dedup's, of the pool in `described`) that hang together with a reference.
 
-    `references` are the benchmarks' descriptors, made as the pool's. Raises NoImages when either side is empty and
-    ValueError when their dimensions differ.
+    `graph` is the pool's copy graph; `references` the benchmarks' descriptors, made as the pool's, one manifest for
+    each benchmark and split; `links` what `link_benchmark` gave for each of them, and `link_references` for all.
+    Raises ThresholdTooLow when the graph was cut above the threshold, NoImages when nothing is left of the pool or a
+    benchmark, and ValueError for inputs that do not belong together.
     """
-    inputs = {"described": described, "unique": unique, "references": references}
-    stage = Stage("relative_dedup", version=VERSION, config=config, inputs=inputs, layout=layout)
+    roles = {"described": described, "unique": unique, "graph": graph}
+    roles |= {f"references_{number:03d}": one for number, one in enumerate(sorted(references, key=_reference))}
+    roles |= {f"links_{number:03d}": one for number, one in enumerate(sorted(links, key=_reference))}
+    stage = Stage("relative_dedup", version=VERSION, config=config, inputs=roles, layout=layout)
     if stage.finished:
         return stage.reuse()
+    check_pool(described, unique, graph)
+    pairs = graph_edges(graph, config.threshold)
+    known = sorted((References(manifest) for manifest in references), key=lambda one: one.names)
+    names = all_names(known)
+    judge = LeakJudge(known, unique, threshold=config.threshold, borderline_pairs=config.borderline_pairs)
+    judge.read(pairs, links, described)
+    files = [write_array(stage.path(IDS), judge.ids), write_array(stage.path(NAMES), judge.name_of)]
+    where = {"ids": stage.path(IDS), "name_of": stage.path(NAMES)}
+    outcomes = stage.map(judge_part, judge.parts(), names=names, **where)
+    borderline = write_borderline(stage.path(BORDERLINE), judge.borderline, described, judge.ids, names)
+    tests = {one.title: judge.links[one.manifest.reference].facts.get("self_test") for one in known}
+    facts = {"threshold": config.threshold, "self_test": tests} | judge.facts(names)
+    return stage.publish(outcomes, files=[*files, borderline], facts=facts)
+
+
+def check_pool(described: Manifest, unique: Manifest, graph: Manifest) -> None:
+    """Raises ValueError when these are not about one pool."""
     if unique.rows_in != described.rows_kept:
         raise ValueError(
             f"{unique.directory} judges {unique.rows_in} images, "
             f"{described.directory} describes {described.rows_kept}. "
             "Give the descriptors that self_dedup was given."
         )
-    rows = kept_rows(unique)
-    known = Pool(references)
-    vectors = Concatenated([Selected(Pool(described).vectors, rows), known.vectors])
-    graph, links = Graph.of(vectors.shape[0]), Links.between(len(rows), len(known.ids))
-    joined = find_pairs(vectors, config.threshold, config.join)
-    entry = store_edges(stage.path(EDGES), links.watch(graph.watch(joined.edges)))
-    names = [f"{source}/{split}" for source, split in zip(known.strings("source"), known.strings("split"), strict=True)]
-    verdicts = judge(graph, links, known.ids, names)
-    outcomes = write_verdicts(stage, unique, verdicts)
-    facts = joined.facts | {"threshold": config.threshold, "edges": graph.num_edges, "references": len(known.ids)}
-    facts |= benchmark_facts(verdicts, links, names, config.threshold)
-    return stage.publish(outcomes, files=[entry], facts=facts)
+    if graph.inputs.get("described") != described.reference:
+        raise ValueError(
+            f"{graph.directory} is the copy graph of {graph.inputs.get('described')}, the pool is "
+            f"{described.reference}. Give the copy graph of the same descriptors."
+        )
 
 
-def kept_rows(unique: Manifest) -> npt.NDArray[np.int64]:
-    """Which rows of the pool self_dedup kept: it has one row for each, in the pool's order. Raises NoImages."""
-    flags = [read_table(path, ["drop"])["drop"].is_null().to_numpy() for path in unique.paths(".parquet")]
-    rows = np.flatnonzero(np.concatenate(flags)) if flags else np.zeros(0, dtype=np.int64)
-    if len(rows) == 0:
-        raise NoImages(f"no image is left of stage {unique.stage} in {unique.directory}. Give the run more images.")
-    return rows
-
-
-class Links:
-    """Of the edges between the pool (rows before `num_pool`) and the references: each row's most similar one."""
-
-    def __init__(self, num_pool: int, best: npt.NDArray[np.float32], other: npt.NDArray[np.int64]) -> None:
-        self.num_pool, self.best, self.other = num_pool, best, other
-
-    @classmethod
-    def between(cls, num_pool: int, num_references: int) -> "Links":
-        """No links yet."""
-        num_rows = num_pool + num_references
-        return cls(num_pool, np.zeros(num_rows, np.float32), np.full(num_rows, -1, np.int64))
-
-    def watch(self, edges: Iterator[Edges]) -> Iterator[Edges]:
-        """The same edges, those from the pool to a reference taken account of. Equal ones: the smaller row stays."""
-        for block in edges:
-            across = (block.left < self.num_pool) & (block.right >= self.num_pool)
-            ends = [side[across] for side in (block.left, block.right)]
-            for rows, others in (ends, ends[::-1]):
-                self._improve(rows, others, block.similarity[across])
-            yield block
-
-    def _improve(
-        self, rows: npt.NDArray[np.int64], others: npt.NDArray[np.int64], similarity: npt.NDArray[np.float32]
-    ) -> None:
-        order = np.lexsort((others, -similarity, rows))
-        rows, others, similarity = rows[order], others[order], similarity[order]
-        first = np.r_[True, rows[1:] != rows[:-1]][: len(rows)]
-        rows, others, similarity = rows[first], others[first], similarity[first]
-        better = (similarity > self.best[rows]) | ((similarity == self.best[rows]) & (others < self.other[rows]))
-        self.best[rows[better]], self.other[rows[better]] = similarity[better], others[better]
-
-
-def judge(graph: Graph, links: Links, reference_ids: npt.NDArray[np.bytes_], names: list[str]) -> Verdicts:
-    """Every pool row whose component holds a reference is dropped, with the reference and how it hangs on it."""
-    labels, num_pool = graph.components.labels(), links.num_pool
-    reference_of = np.full(len(labels), -1, dtype=np.int64)
-    last_to_first = np.arange(len(labels) - 1, num_pool - 1, -1)
-    reference_of[labels[last_to_first]] = last_to_first  # the first reference of a component stands for it
-    verdicts = Verdicts.keep(num_pool)
-    for row in np.flatnonzero(reference_of[labels[:num_pool]] >= 0):
-        direct = links.other[row] >= 0
-        reference = (links.other[row] if direct else reference_of[labels[row]]) - num_pool
+def judge_part(part: PartLeaks, out: str, *, ids: str, name_of: str, names: Sequence[str]) -> Outcome:
+    """One part's table: every image that hangs together with a reference dropped, with the reference and how."""
+    table = kept(read_table(part.table))
+    verdicts = Verdicts.keep(len(table))
+    reference_ids, names_of_references = read_array(ids), read_array(name_of)
+    for row in np.flatnonzero(part.reference >= 0):
+        reference = part.reference[row]
+        name = names[names_of_references[reference]]
         verdicts.drop[row], verdicts.other[row] = "benchmark_copy", reference_ids[reference].decode()
-        verdicts.detail[row] = f"{names[reference]} {'direct' if direct else 'through a chain'}"
-        verdicts.value[row] = links.best[row] if direct else graph.best[row]
-    return verdicts
+        verdicts.detail[row] = f"{name} {'direct' if part.direct[row] else 'through a chain'}"
+        verdicts.value[row] = part.similarity[row]
+    written = with_verdicts(table, verdicts)
+    drops = count_drops(written)
+    return Outcome(len(table), len(table) - sum(drops.values()), drops, [write_table(f"{out}.parquet", written)])
 
 
-def benchmark_facts(verdicts: Verdicts, links: Links, names: list[str], threshold: float) -> dict[str, Any]:
-    """By benchmark and split: its images, those with a copy in the pool, pool images dropped, and close calls."""
-    dropped = Counter(str(detail) for detail in verdicts.detail if detail is not None)
-    touched = Counter(name for name, other in zip(names, links.other[links.num_pool :], strict=True) if other >= 0)
-    close = links.best[: links.num_pool]
-    return {
-        "benchmarks": {
-            name: {
-                "images": count,
-                "touched": touched[name],
-                "dropped_direct": dropped[f"{name} direct"],
-                "dropped_through_a_chain": dropped[f"{name} through a chain"],
-            }
-            for name, count in sorted(Counter(names).items())
-        },
-        "borderline": int(((close > threshold) & (close < threshold + _BORDERLINE)).sum()),
-    }
+def _reference(manifest: Manifest) -> str:
+    return manifest.reference

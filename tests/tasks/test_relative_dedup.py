@@ -1,13 +1,26 @@
 """Whatever hangs together with a benchmark's image goes, directly or through other images, and says with which."""
 
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
+from scipy.sparse.csgraph import connected_components
 
+from storage.filesystem import read_bytes
 from storage.layout import Layout
 from storage.manifest import Manifest
+from storage.tables import read_table
+from tasks import benchmark_links
+from tasks import link_references as among
+from tasks.benchmark_links import LinkJoin, LinkRecallTooLow
+from tasks.copy_graph import ThresholdTooLow
+from tasks.link_benchmark import link_benchmark
+from tasks.link_references import link_references
 from tasks.pool import NoImages
 from tasks.relative_dedup import RelativeDedup, relative_dedup
-from tasks.self_dedup import SelfDedup, self_dedup
+from tests.tasks.leak_stages import Leaks, benchmark_of, cosines, graph_of, matrix, pool_of, run_stages, unique_of
 from tests.tasks.vector_stages import at_cosines, image_row, made_stage, rows_of
 
 DIM = 16
@@ -16,101 +29,298 @@ DIM = 16
 @pytest.fixture
 def described(layout: Layout) -> Manifest:
     """Image 1 is near reference 100, 2 near 1 only, 3 far; 4 near 101, 5 a copy of 4; 6 and 7 near each other."""
-    chain = at_cosines([0.5, 0.55], DIM, 0)  # reference 100, image 1, image 2
-    second = at_cosines([0.9, 0.95], DIM, 4)  # reference 101, image 4, image 5
-    apart = at_cosines([0.5], DIM, 8)
+    chain, second, apart = at_cosines([0.5, 0.55], DIM, 0), at_cosines([0.9, 0.95], DIM, 4), at_cosines([0.5], DIM, 8)
     vectors = np.stack([chain[1], chain[2], np.eye(DIM)[14], second[1], second[2], apart[0], apart[1]])
-    rows = [image_row(number, width=100 + (number == 4)) for number in range(1, 8)]
-    return made_stage(layout, "describe", [rows[:3], rows[3:]], [vectors[:3], vectors[3:]])
+    return pool_of(layout, vectors, [3])
 
 
 @pytest.fixture
-def references(layout: Layout) -> Manifest:
-    chain, second = at_cosines([0.5, 0.55], DIM, 0), at_cosines([0.9, 0.95], DIM, 4)
-    rows = [
-        image_row(100, source="birds", split="test"),
-        image_row(101, source="cars", split="train"),
-        image_row(102, source="cars", split="train"),
-    ]
-    return made_stage(layout, "describe_benchmarks", [rows], [np.stack([chain[0], second[0], np.eye(DIM)[12]])])
+def references(layout: Layout) -> list[Manifest]:
+    birds, cars = at_cosines([0.5], DIM, 0)[:1], np.stack([at_cosines([0.9], DIM, 4)[0], np.eye(DIM)[12]])
+    return [benchmark_of(layout, "birds/test", birds, 100), benchmark_of(layout, "cars/train", cars, 101)]
 
 
-def run(described: Manifest, references: Manifest, layout: Layout, threshold: float = 0.45) -> Manifest:
-    unique = self_dedup.fn(described, SelfDedup(), layout)
-    return relative_dedup.fn(described, unique, references, RelativeDedup(threshold=threshold), layout)
+def dropped(manifest: Manifest) -> Leaks:
+    rows = {int(row["id"], 16): row for row in rows_of(manifest) if row["drop"]}
+    assert {row["drop"] for row in rows.values()} <= {"benchmark_copy"}
+    return {number: (int(row["other"], 16), row["detail"], round(row["value"], 2)) for number, row in rows.items()}
+
+
+def random_web(seed: int, num_images: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A pool and three benchmarks of loose groups that chain into one another, some through references alone."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(num_images // 4, 12))
+    groups = centres[random.integers(0, len(centres), num_images)] + 0.75 * random.normal(size=(num_images, 12))
+    names = ["birds/test", "birds/train", "cars/test"]
+    sets = {name: centres[random.integers(0, len(centres), 8)] + random.normal(size=(8, 12)) for name in names}
+    return groups, sets
+
+
+def by_brute_force(
+    described: Manifest, references: Sequence[Manifest], threshold: float, copies: set[int]
+) -> tuple[set[int], set[int]]:
+    """Numbers of the images that must go, and those of them that are directly linked."""
+    numbers = np.array([int(row["id"], 16) for row in rows_of(described)])
+    keep = ~np.isin(numbers, list(copies))
+    pool, benchmark = matrix(described)[keep], np.concatenate([matrix(one) for one in references])
+    both = np.concatenate([pool, benchmark])
+    _, labels = connected_components(cosines(both, both) > threshold, directed=False)
+    chained = np.isin(labels[: len(pool)], labels[len(pool) :])
+    direct = (cosines(pool, benchmark) > threshold).any(axis=1)
+    return set(numbers[keep][chained].tolist()), set(numbers[keep][direct].tolist())
 
 
 def test_components_with_a_reference_are_dropped_whole_and_others_stay(
-    described: Manifest, references: Manifest, layout: Layout
+    described: Manifest, references: list[Manifest], layout: Layout
 ) -> None:
-    manifest = run(described, references, layout)
-    rows = {int(row["id"], 16): row for row in rows_of(manifest)}
-    found = {
-        number: (int(row["other"], 16), row["detail"], round(row["value"], 2))
-        for number, row in rows.items()
-        if row["drop"] == "benchmark_copy"
-    }
-    assert found == {
+    manifest, _ = run_stages(described, references, layout, copies={5})
+    assert dropped(manifest) == {
         1: (100, "birds/test direct", 0.5),
         2: (100, "birds/test through a chain", 0.55),
         4: (101, "cars/train direct", 0.9),
     }
-    assert sorted(rows) == [1, 2, 3, 4, 6, 7]  # 5 went before, as a copy of 4
+    assert sorted(int(row["id"], 16) for row in rows_of(manifest)) == [1, 2, 3, 4, 6, 7]  # 5 went before
     assert (manifest.rows_in, manifest.rows_kept, dict(manifest.drops)) == (6, 3, {"benchmark_copy": 3})
 
 
-def test_the_facts_say_what_each_benchmark_cost(described: Manifest, references: Manifest, layout: Layout) -> None:
-    facts = run(described, references, layout).facts
-    assert facts["benchmarks"] == {
-        "birds/test": {"images": 1, "touched": 1, "dropped_direct": 1, "dropped_through_a_chain": 1},
-        "cars/train": {"images": 2, "touched": 1, "dropped_direct": 1, "dropped_through_a_chain": 0},
+@pytest.mark.parametrize("seed", range(4))
+def test_what_goes_is_what_brute_force_finds(seed: int, layout: Layout) -> None:
+    pool, sets = random_web(seed, 90)
+    described = pool_of(layout, pool, [20, 20, 61])
+    references = [benchmark_of(layout, name, one, 1000 * (n + 1)) for n, (name, one) in enumerate(sets.items())]
+    copies = set(range(3, 90, 7))
+    manifest, _ = run_stages(described, references, layout, copies=copies, threshold=0.62)
+    gone, direct = by_brute_force(described, references, 0.62, copies)
+    found = dropped(manifest)
+    assert set(found) == gone
+    assert {number for number, (_, detail, _) in found.items() if detail.endswith("direct")} == direct
+    assert direct < gone, "the test needs chains"
+    assert 0 < len(gone) < 90 - len(copies), "the test needs images that stay"
+
+
+def test_the_most_similar_reference_stands_for_a_direct_link_and_its_benchmark_is_named(layout: Layout) -> None:
+    described = pool_of(layout, np.eye(DIM)[:1])
+    near, nearer = at_cosines([0.6], DIM, 0)[1:], at_cosines([0.8], DIM, 0)[1:]
+    references = [benchmark_of(layout, "a/test", near, 100), benchmark_of(layout, "b/test", nearer, 200)]
+    manifest, _ = run_stages(described, references, layout)
+    assert dropped(manifest) == {1: (200, "b/test direct", 0.8)}
+    table = manifest.facts["benchmarks"]
+    assert [(one["touched"], one["dropped_direct"]) for one in (table["a/test"], table["b/test"])] == [(1, 0), (1, 1)]
+
+
+def test_a_chain_may_run_through_a_copy_that_self_dedup_dropped_only_by_its_keeper(layout: Layout) -> None:
+    """Images that are gone already join nothing: 1 hangs on the reference through 2 alone."""
+    chain = at_cosines([0.5, 0.5], DIM, 0)
+    described, references = pool_of(layout, chain[[2, 1]]), [benchmark_of(layout, "a/test", chain[:1], 100)]
+    with_it, _ = run_stages(described, references, layout)
+    without, _ = run_stages(described, references, layout, copies={2})
+    assert set(dropped(with_it)) == {1, 2}
+    assert dropped(without) == {}
+
+
+def test_a_component_may_run_through_references(layout: Layout) -> None:
+    """Reference 100 has a copy in another benchmark, 200: the image near 200 belongs to the component of both."""
+    chain = at_cosines([0.7, 0.7], DIM, 0)
+    described = pool_of(layout, np.concatenate([chain[2:], np.eye(DIM)[8:9]]))
+    references = [benchmark_of(layout, "a/test", chain[:1], 100), benchmark_of(layout, "b/test", chain[1:2], 200)]
+    manifest, links = run_stages(described, references, layout)
+    assert dropped(manifest) == {1: (200, "b/test direct", 0.7)}
+    assert (manifest.facts["components"], manifest.facts["largest_component"]) == (1, 3)
+    assert links[-1].facts["pairs"] == 1
+
+
+def test_the_facts_say_what_each_benchmark_cost(
+    described: Manifest, references: list[Manifest], layout: Layout
+) -> None:
+    facts = run_stages(described, references, layout, copies={5})[0].facts
+    table = facts["benchmarks"]
+    columns = ("images", "touched", "pairs", "dropped_direct", "dropped_through_a_chain")
+    assert {name: tuple(row[column] for column in columns) for name, row in table.items()} == {
+        "birds/test": (1, 1, 1, 1, 1),
+        "cars/train": (2, 1, 1, 1, 0),
     }
     assert facts["threshold"] == 0.45
-    close = [run(described, references, layout, threshold).facts["borderline"] for threshold in (0.4, 0.48, 0.52)]
-    assert close == [0, 1, 0]  # image 1 lies at 0.5
+    assert (facts["components"], facts["largest_component"]) == (3, 3)
+
+
+def test_borderline_pairs_are_the_nearest_on_both_sides_of_the_threshold(layout: Layout) -> None:
+    steps = [0.30, 0.41, 0.43, 0.449, 0.451, 0.48, 0.55, 0.9]
+    vectors = np.concatenate([at_cosines([cosine], DIM, 0)[1:] for cosine in steps])
+    described, references = pool_of(layout, vectors, [3]), [benchmark_of(layout, "a/test", np.eye(DIM)[:1], 100)]
+    manifest, _ = run_stages(described, references, layout, borderline_pairs=2, copies={4})
+    rows = read_table(manifest.file("borderline.parquet")).to_pylist()
+    found = [(int(row["image"], 16), round(row["similarity"], 2), row["above"]) for row in rows]
+    assert found == [(6, 0.48, True), (5, 0.45, True), (3, 0.43, False), (2, 0.41, False)]
+    assert {(row["benchmark"], int(row["reference"], 16)) for row in rows} == {("a/test", 100)}
+    row = manifest.facts["benchmarks"]["a/test"]
+    assert (row["borderline_above"], row["borderline_below"]) == (2, 2)
 
 
 def test_raising_the_threshold_never_drops_more_images(
-    described: Manifest, references: Manifest, layout: Layout
+    described: Manifest, references: list[Manifest], layout: Layout
 ) -> None:
     counts = [
-        run(described, references, layout, threshold).drops.get("benchmark_copy", 0)
-        for threshold in (0.2, 0.45, 0.52, 0.95)
+        run_stages(described, references, layout, threshold=threshold)[0].drops.get("benchmark_copy", 0)
+        for threshold in (0.31, 0.45, 0.52, 0.97)
     ]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1] == 0
 
 
-def test_the_result_does_not_depend_on_how_the_pool_is_cut_into_parts(references: Manifest, tmp_path: object) -> None:
-    random = np.random.default_rng(3)
-    vectors = random.normal(size=(120, 4))
-    vectors = np.pad(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), ((0, 0), (0, DIM - 4)))
-    rows = [image_row(number) for number in range(1, 121)]
+def test_the_result_depends_neither_on_the_cut_of_the_pool_nor_on_the_order_of_the_benchmarks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, sets = random_web(9, 60)
     results = []
-    for cut in (1, 50, 119):
-        layout = Layout(f"{tmp_path}/cut-{cut}")
-        described = made_stage(layout, "describe", [rows[:cut], rows[cut:]], [vectors[:cut], vectors[cut:]])
-        unique = self_dedup.fn(described, SelfDedup(threshold=0.97), layout)
-        config = RelativeDedup(threshold=0.9)
-        results.append(rows_of(relative_dedup.fn(described, unique, references, config, layout)))
+    for number, cuts in enumerate([(1,), (7, 30, 31), (59,)]):
+        monkeypatch.setattr(benchmark_links, "PARTS_OF_A_GROUP", number + 1)
+        layout = Layout(str(tmp_path / f"run-{number}"))
+        named = [benchmark_of(layout, name, one, 1000 * (n + 1)) for n, (name, one) in enumerate(sets.items())]
+        manifest, _ = run_stages(pool_of(layout, pool, cuts), named[number:] + named[:number], layout, threshold=0.6)
+        results.append(
+            (rows_of(manifest), manifest.facts["benchmarks"], read_bytes(manifest.file("borderline.parquet")))
+        )
     assert results[0] == results[1] == results[2]
-    assert 0 < sum(row["drop"] is not None for row in results[0]) < 120
+    again, _ = run_stages(pool_of(layout, pool, (59,)), named, layout, threshold=0.6)
+    assert again.fingerprint == manifest.fingerprint
+
+
+def test_a_further_benchmark_joins_itself_alone_and_the_result_is_that_of_a_full_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark_links, "PARTS_OF_A_GROUP", 1)
+    pool, sets = random_web(3, 60)
+    layout, other = Layout(str(tmp_path / "run")), Layout(str(tmp_path / "full"))
+
+    def named(place: Layout) -> list[Manifest]:
+        return [benchmark_of(place, name, one, 1000 * (n + 1)) for n, (name, one) in enumerate(sets.items())]
+
+    described, references = pool_of(layout, pool, [20, 40]), named(layout)
+    computed = count_joins(monkeypatch)
+    run_stages(described, references[:2], layout, threshold=0.6)
+    assert (computed["link_group"], computed["link_sets"]) == (2 * 3, 3)
+    computed.clear()
+    manifest, links = run_stages(described, references, layout, threshold=0.6)
+    # three groups of the pool with the new benchmark; it with itself and with the two others
+    assert (computed["link_group"], computed["link_sets"]) == (3, 3)
+    assert (links[-1].facts["computed"], links[-1].facts["reused"]) == (3, 3)
+    full, all_links = run_stages(pool_of(other, pool, [20, 40]), named(other), other, threshold=0.6)
+    assert rows_of(manifest) == rows_of(full)
+    assert manifest.facts["benchmarks"] == full.facts["benchmarks"]
+    for incremental, fresh in zip(links, all_links, strict=True):
+        assert incremental.files == fresh.files
+
+
+def test_a_pool_that_has_grown_joins_its_new_groups_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_links, "PARTS_OF_A_GROUP", 1)
+    pool, sets = random_web(4, 60)
+    old, new, full = (Layout(str(tmp_path / name)) for name in ("old", "new", "full"))
+
+    def named(place: Layout) -> list[Manifest]:
+        return [benchmark_of(place, name, one, 1000 * (n + 1)) for n, (name, one) in enumerate(sets.items())]
+
+    base, _ = run_stages(pool_of(old, pool[:40], [20]), named(old), old, threshold=0.6)
+    computed = count_joins(monkeypatch)
+    grown, links = run_stages(pool_of(new, pool, [20, 40]), named(new), new, threshold=0.6, base=base)
+    assert (computed["link_group"], computed["link_sets"]) == (3, 0)
+    assert [(one.facts["computed"], one.facts["reused"]) for one in links[:3]] == [(1, 2)] * 3
+    fresh, _ = run_stages(pool_of(full, pool, [20, 40]), named(full), full, threshold=0.6)
+    assert rows_of(grown) == rows_of(fresh)
+    assert grown.fingerprint == fresh.fingerprint
+
+
+def count_joins(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How many groups and sets are really compared from here on."""
+    counts: Counter[str] = Counter()
+    find, pairs = benchmark_links.Side.find, among._pairs
+
+    def counted_find(self: benchmark_links.Side, vectors: np.ndarray) -> object:
+        counts["link_group"] += 1
+        return find(self, vectors)
+
+    def counted_pairs(part: among.TwoSets) -> object:
+        counts["link_sets"] += 1
+        return pairs(part)
+
+    monkeypatch.setattr(benchmark_links.Side, "find", counted_find)
+    monkeypatch.setattr(among, "_pairs", counted_pairs)
+    return counts
+
+
+@pytest.mark.parametrize("assignments", [1, 12])
+def test_cells_find_pairs_once_and_the_measured_recall_is_the_true_one(
+    assignments: int, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, sets = random_web(5, 400)
+    described = pool_of(layout, pool, [150])
+    references = benchmark_of(layout, "a/test", np.concatenate(list(sets.values())), 1000)
+    real = benchmark_links.fit_quantiser
+    monkeypatch.setattr(benchmark_links, "fit_quantiser", lambda *args, **named: real(*args, cell_rows=6, **named))
+    join = LinkJoin(exact_up_to=0, assignments=assignments, min_recall=0)
+    exact = link_benchmark.fn(described, references, RelativeDedup(self_test=None), layout)
+    by_cells = link_benchmark.fn(described, references, RelativeDedup(self_test=None, join=join), layout)
+    true, found = pairs_in(exact), pairs_in(by_cells)
+    assert len(set(found)) == len(found)
+    assert set(found) <= set(true)
+    assert by_cells.facts["join"] == "cells"
+    assert by_cells.facts["recall_of_pairs"] == len(true)
+    assert by_cells.facts["recall"] == round(len(found) / len(true), 5)
+    assert (assignments == 12) == (by_cells.facts["recall"] > 0.95)
+
+
+def pairs_in(links: Manifest) -> list[tuple[int, int, int]]:
+    """(group, row, reference) of every pair."""
+    entries = [entry.path for entry in links.files if entry.path.startswith("links-a-test-")]
+    groups = {name: number for number, name in enumerate(entries)}
+    tables = [(name, read_table(links.file(name)).to_pylist()) for name in entries]
+    return [(groups[name], row["left"], row["right"]) for name, rows in tables for row in rows]
+
+
+def test_cells_that_miss_pairs_fail_the_stage_and_say_what_to_raise(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, sets = random_web(5, 200)
+    references = benchmark_of(layout, "a/test", np.concatenate(list(sets.values())), 1000)
+    real = benchmark_links.fit_quantiser
+    monkeypatch.setattr(benchmark_links, "fit_quantiser", lambda *args, **named: real(*args, cell_rows=1, **named))
+    config = RelativeDedup(threshold=0.5, self_test=None, join=LinkJoin(exact_up_to=0, assignments=1, min_recall=0.99))
+    with pytest.raises(LinkRecallTooLow, match=r"a/test.*Raise relative_dedup\.join\.assignments"):
+        link_benchmark.fn(pool_of(layout, pool), references, config, layout)
 
 
 def test_references_of_another_dimension_are_refused(described: Manifest, layout: Layout) -> None:
-    other = made_stage(layout, "describe_benchmarks", [[image_row(100, source="birds")]], [np.eye(8)[:1]])
-    with pytest.raises(ValueError, match=r"one dimension, got \[8, 16\]"):
-        run(described, other, layout)
+    other = benchmark_of(layout, "birds/test", np.eye(8)[:1], 100)
+    with pytest.raises(ValueError, match=r"16 dimensions.*birds/test 8.*one encoder and one whitening"):
+        run_stages(described, [other], layout)
 
 
-def test_benchmarks_without_an_image_are_an_error(described: Manifest, layout: Layout) -> None:
+def test_a_benchmark_without_an_image_or_given_twice_is_an_error(
+    described: Manifest, references: list[Manifest], layout: Layout
+) -> None:
     empty = made_stage(layout, "describe_benchmarks", [[image_row(1, drop="truncated")]], [np.zeros((0, DIM))])
     with pytest.raises(NoImages, match="describe_benchmarks"):
-        run(described, empty, layout)
+        run_stages(described, [empty], layout)
+    twin = benchmark_of(layout, "birds/test", np.eye(DIM)[3:4], 300)
+    with pytest.raises(ValueError, match=r"once.*birds/test"):
+        run_stages(described, [*references, twin], layout)
 
 
-def test_verdicts_about_another_pool_are_refused(described: Manifest, references: Manifest, layout: Layout) -> None:
-    other = made_stage(layout, "describe", [[image_row(1), image_row(2)]], [np.eye(DIM)[:2]])
-    unique = self_dedup.fn(other, SelfDedup(), layout)
+def test_inputs_that_do_not_belong_together_are_refused(
+    described: Manifest, references: list[Manifest], layout: Layout
+) -> None:
+    config = RelativeDedup(self_test=None)
+    other = pool_of(layout, np.eye(DIM)[:2])
+    graph, unique = graph_of(described, layout), unique_of(described, layout)
+    links = [link_benchmark.fn(described, one, config, layout) for one in references]
+    among = link_references.fn(references, config, layout)
     with pytest.raises(ValueError, match=r"judges 2 images.* describes 7"):
-        relative_dedup.fn(described, unique, references, RelativeDedup(), layout)
+        relative_dedup.fn(described, unique_of(other, layout), graph, references, [*links, among], config, layout)
+    with pytest.raises(ValueError, match="Give the copy graph of the same descriptors"):
+        relative_dedup.fn(described, unique, graph_of(other, layout), references, [*links, among], config, layout)
+    with pytest.raises(ValueError, match="2 benchmarks, but links of 1"):
+        relative_dedup.fn(described, unique, graph, references, [links[0], among], config, layout)
+    with pytest.raises(ThresholdTooLow, match=r"Lower copy_graph\.threshold"):
+        high = graph_of(described, layout, threshold=0.5)
+        relative_dedup.fn(described, unique, high, references, [*links, among], config, layout)
+    with pytest.raises(ValueError, match=r"margin 0\.05 must be smaller than threshold 0\.04"):
+        RelativeDedup(threshold=0.04)

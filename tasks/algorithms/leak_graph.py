@@ -1,0 +1,88 @@
+"""Which images of a pool hang together with a reference, directly or through others, from edges that stream by.
+
+References come first, so that the smallest row of a component, which is its label, tells whether it holds one.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from tasks.algorithms.components import Components, Integers, component_sizes
+
+Floats = npt.NDArray[np.float32]
+
+
+class Leaks(NamedTuple):
+    """Of some rows of the pool: the reference (-1: none), whether it is linked with it directly, and the similarity.
+
+    A direct one's reference is the most similar (of equals the first), a row's that hangs on through a chain the first
+    of its component, with the similarity of its nearest neighbour in the pool.
+    """
+
+    reference: npt.NDArray[np.int64]
+    direct: npt.NDArray[np.bool_]
+    similarity: npt.NDArray[np.float32]
+
+
+class LeakGraph:
+    """Add edges in any order, then ask for the leaks. Memory: 12 bytes per row of the pool, 5 per reference (20 and 9
+    where there are 2**31 rows or more); edges are never held."""
+
+    def __init__(self, num_references: int, num_pool: int) -> None:
+        self.num_references, self.num_pool = num_references, num_pool
+        self._forest = Components(num_references + num_pool)
+        self._best = np.zeros(num_pool, dtype=np.float32)
+        self._direct = np.full(num_pool, -1, dtype=self._forest.parents.dtype)
+        self.touched = np.zeros(num_references, dtype=np.bool_)
+
+    def join_pool(self, left: Integers, right: Integers, similarity: Floats) -> None:
+        """Two rows of the pool each, and their cosine."""
+        self._forest.add(left + self.num_references, right + self.num_references)
+        for rows in (left, right):
+            _raise_best(self._best, self._direct, rows, similarity)
+
+    def join_references(self, left: Integers, right: Integers) -> None:
+        """Two references each."""
+        if max(left.max(initial=-1), right.max(initial=-1)) >= self.num_references:
+            raise IndexError(f"edge to a reference beyond the {self.num_references} there are")
+        self._forest.add(left, right)
+
+    def link(self, rows: Integers, references: Integers, similarity: Floats) -> None:
+        """A row of the pool and a reference each, and their cosine."""
+        if references.max(initial=-1) >= self.num_references or rows.min(initial=0) < 0:
+            raise IndexError(f"link outside of {self.num_pool} rows and {self.num_references} references")
+        self._forest.add(references, rows + self.num_references)
+        _link_best(self._best, self._direct, rows, references, similarity)
+        self.touched[references] = True
+
+    def leaks(self, rows: Integers) -> Leaks:
+        """Of these rows of the pool."""
+        label = self._forest.labels()[rows + self.num_references]
+        first = np.where(label < self.num_references, label, -1).astype(np.int64)
+        direct = self._direct[rows] >= 0
+        reference = np.where(direct, self._direct[rows], first).astype(np.int64)
+        return Leaks(reference, direct, np.where(reference >= 0, self._best[rows], np.float32(np.nan)))
+
+    def component_sizes(self) -> Integers:
+        """Rows and references of each component that holds a reference, the largest first. Memory: 4 bytes per row."""
+        sizes = component_sizes(self._forest.labels())[: self.num_references]
+        return np.sort(sizes[sizes > 0])[::-1]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _raise_best(best: Floats, direct: Integers, rows: Integers, similarity: Floats) -> None:
+    for edge in range(len(rows)):
+        row = rows[edge]
+        if direct[row] < 0 and similarity[edge] > best[row]:
+            best[row] = similarity[edge]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _link_best(best: Floats, direct: Integers, rows: Integers, references: Integers, similarity: Floats) -> None:
+    for edge in range(len(rows)):
+        row, reference = rows[edge], references[edge]
+        nearer = similarity[edge] > best[row] or (similarity[edge] == best[row] and reference < direct[row])
+        if direct[row] < 0 or nearer:
+            best[row], direct[row] = similarity[edge], reference
