@@ -39,7 +39,8 @@ def train_index(sample: npt.NDArray[np.floating], *, num_lists: int, code_bytes:
     dim = units.shape[1]
     lists = max(1, min(num_lists, len(units) // _TRAIN_PER_LIST))
     bytes_used = max(size for size in range(1, min(code_bytes, dim) + 1) if dim % size == 0)
-    kind = f"PQ{bytes_used}" if len(units) >= _LEAST_FOR_CODES else "Flat"
+    kind = f"PQ{bytes_used}np" if len(units) >= _LEAST_FOR_CODES else "Flat"
+    # np: no polysemous training, which takes seconds for every byte and serves a search that is not used here
     index: Any = faiss.index_factory(dim, f"IVF{lists},{kind}", faiss.METRIC_INNER_PRODUCT)
     index.cp.min_points_per_centroid = 1  # it would warn on standard error
     if hasattr(index, "pq"):
