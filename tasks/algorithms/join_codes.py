@@ -41,8 +41,13 @@ def encode(vectors: Array) -> Coded:
     scales, errors = np.empty(num_rows, dtype=np.float32), np.empty(num_rows, dtype=np.float32)
     bad = _encode(rows, code_limit(dim), lengths, codes, scales, errors)
     if bad >= 0:
-        raise ValueError(f"vector {bad} of the block is not finite: an encoder or a file is broken; describe it again")
+        raise not_finite(bad)
     return Coded(rows, lengths, codes, scales, errors)
+
+
+def not_finite(row: int) -> ValueError:
+    """The error of a row that holds NaN or an infinite number."""
+    return ValueError(f"vector {row} of the block is not finite: an encoder or a file is broken; describe it again")
 
 
 def code_limit(dim: int) -> int:

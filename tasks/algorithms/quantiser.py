@@ -27,10 +27,11 @@ _ITERATIONS = 6
 
 
 class Quantiser(NamedTuple):
-    """Plain arrays, to be saved by name. groups [groups, dim] and centroids [cells, dim] are directions as int8 codes of
-    one scale each; offsets [groups + 1] int64: the cells of group g are offsets[g] to offsets[g + 1].
+    """Plain arrays, to be saved by name. groups [groups, dim] and centroids [cells, dim] are directions as int8
+    codes of one scale each; offsets [groups + 1] int64: the cells of group g are offsets[g] to offsets[g + 1].
 
-    Memory: dim bytes per cell; at 1.2 billion rows, 4 assignments and 4096 rows per cell 0.6 GB."""
+    Memory: dim bytes per cell; 0.6 GB at 1.2 billion rows, 4 assignments and 4096 rows per cell.
+    """
 
     groups: Int8
     centroids: Int8

@@ -11,14 +11,14 @@ in float64, so that the edges are the same whatever the block size, the number o
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tasks.algorithms.blocks import Array, Rows, VectorSource, even_blocks
-from tasks.algorithms.join_codes import encode, take_rows
-from tasks.algorithms.join_screen import Candidates, Cells, Edges, first_shared_cell, pairs_between
-from tasks.algorithms.join_threads import in_order
+from tasks.algorithms.blocks import Array, InMemory, Rows, VectorSource
+from tasks.algorithms.join_backend import Backend, backend_for
+from tasks.algorithms.join_screen import Cells, Edges, first_shared_cell
 from tasks.algorithms.quantiser import Quantiser, assign_cells, fit_quantiser
 
 __all__ = [
@@ -36,48 +36,55 @@ __all__ = [
 ]
 
 
-def similar_pairs(vectors: VectorSource, *, threshold: float, block_rows: int = 8192) -> Iterator[Edges]:
+def similar_pairs(
+    vectors: VectorSource, *, threshold: float, block_rows: int = 8192, device: str = "auto"
+) -> Iterator[Edges]:
     """All pairs of rows with cosine > threshold, each once, by blocked matrix products.
 
     Zero vectors are similar to nothing. Cost: rows**2 / 2 products, and rows**2 / (2 * block_rows) rows read. Memory:
-    per thread block_rows * (5 * dim + 2,100) bytes, and 20 bytes per edge of one block.
+    per thread block_rows * (5 * dim + 2,100) bytes, and 20 bytes per edge of one block. `device`: "cpu", "cuda", or
+    "auto" for a GPU where torch has one (there, blocks of 65,536 rows and more pay: see `join_device`).
     Raises ValueError for a threshold outside of (0, 1), and for vectors that are not finite.
     """
-    _check_threshold(threshold)
+    backend = _backend(threshold, device)
     num_rows = vectors.shape[0]
     for start in range(0, num_rows, block_rows):
-        left = _candidates(_consecutive(vectors, start, block_rows))
+        left = backend.prepare(_consecutive(vectors, start, block_rows))
 
-        def compare(other: int, start: int = start, left: Candidates = left) -> Edges:
+        def compare(other: int, start: int = start, left: Any = left) -> Edges:
             upper = other == start
-            right = left if upper else _candidates(_consecutive(vectors, other, block_rows))
-            edges = pairs_between(left, right, threshold, upper=upper)
-            return Edges(edges.left + start, edges.right + other, edges.similarity)
+            right = left if upper else backend.prepare(_consecutive(vectors, other, block_rows))
+            return _moved(backend.pairs(left, right, threshold, upper=upper), start, other)
 
-        yield from _some(in_order(compare, range(start, num_rows, block_rows)))
+        yield from _some(backend.map(compare, range(start, num_rows, block_rows)))
 
 
 def cross_pairs(
-    left: VectorSource, right: VectorSource, *, threshold: float, block_rows: int = 8192
+    left: VectorSource, right: VectorSource, *, threshold: float, block_rows: int = 8192, device: str = "auto"
 ) -> Iterator[Edges]:
     """Every pair of a row of `left` and a row of `right` with cosine > threshold: numbers of rows in their own source.
 
-    The similarity of a pair has the same bits as in `similar_pairs`. Cost, memory and errors: as there.
+    The similarity of a pair has the same bits as in `similar_pairs`. Cost, memory, device and errors: as there.
     """
-    _check_threshold(threshold)
+    backend = _backend(threshold, device)
     for start in range(0, left.shape[0], block_rows):
-        queries = _candidates(_consecutive(left, start, block_rows))
+        queries = backend.prepare(_consecutive(left, start, block_rows))
 
-        def compare(other: int, start: int = start, queries: Candidates = queries) -> Edges:
-            block = _candidates(_consecutive(right, other, block_rows))
-            edges = pairs_between(queries, block, threshold, upper=False)
-            return Edges(edges.left + start, edges.right + other, edges.similarity)
+        def compare(other: int, start: int = start, queries: Any = queries) -> Edges:
+            block = backend.prepare(_consecutive(right, other, block_rows))
+            return _moved(backend.pairs(queries, block, threshold, upper=False), start, other)
 
-        yield from _some(in_order(compare, range(0, right.shape[0], block_rows)))
+        yield from _some(backend.map(compare, range(0, right.shape[0], block_rows)))
 
 
 def join_cells(
-    vectors: npt.NDArray[np.floating], cells: Cells, *, threshold: float, first_cell: int, last_cell: int
+    vectors: npt.NDArray[np.floating],
+    cells: Cells,
+    *,
+    threshold: float,
+    first_cell: int,
+    last_cell: int,
+    device: str = "auto",
 ) -> Iterator[Edges]:
     """The pairs with cosine > threshold whose first shared cell is one of first_cell <= cell < last_cell.
 
@@ -86,33 +93,40 @@ def join_cells(
     belongs to the first cell that both its rows are in, so that tasks over disjoint ranges of cells report no pair
     twice and, together, every pair that shares a cell. `left` < `right` are row numbers in `vectors`.
     Memory beside the two arrays: 12 bytes per row and assignment, and per thread 5 * dim + 2,100 bytes per row of the
-    largest cell. Raises ValueError for a threshold outside of (0, 1), and for vectors that are not finite.
+    largest cell. On a GPU all rows are sent there at once (4 * dim bytes per row).
+    Raises ValueError for a threshold outside of (0, 1), and for vectors that are not finite.
     """
-    _check_threshold(threshold)
+    backend = _backend(threshold, device)
     if len(vectors) != len(cells):
         raise ValueError(f"{len(vectors)} vectors, but the cells of {len(cells)}")
-    yield from _join(lambda members: take_rows(vectors, members), cells, threshold, first_cell, last_cell)
+    yield from _join(backend, backend.subsets(vectors, cells), cells, threshold, first_cell, last_cell)
 
 
-def similar_pairs_in_cells(vectors: VectorSource, cells: Cells, *, threshold: float) -> Iterator[Edges]:
+def similar_pairs_in_cells(
+    vectors: VectorSource, cells: Cells, *, threshold: float, device: str = "auto"
+) -> Iterator[Edges]:
     """The pairs with cosine > threshold that share at least one of their cells, each once.
 
     `cells` [rows, assignments] is what `assign_cells` returns. Memory: as `join_cells`, but `vectors` need not fit.
     """
-    _check_threshold(threshold)
-    yield from _join(vectors.take, cells, threshold, 0, int(cells.max(initial=-1)) + 1)
+    backend = _backend(threshold, device)
+
+    def prepare(members: Rows) -> Any:
+        return backend.prepare(vectors.take(members), cells[members])
+
+    yield from _join(backend, prepare, cells, threshold, 0, int(cells.max(initial=-1)) + 1)
 
 
 def recall_of_cells(
     vectors: VectorSource, cells: Cells, rows: Rows, *, threshold: float, block_rows: int = 8192
 ) -> tuple[int, int]:
-    """(found, all): of all true pairs of the sampled rows, by brute force, how many the join by cells finds."""
-    _check_threshold(threshold)
-    queries = _candidates(vectors.take(rows))
+    """(found, all): of all true pairs of the sampled rows, by brute force, how many the join by cells finds.
+
+    Cost: len(rows) * rows products. Raises what `cross_pairs` raises.
+    """
     found = total = 0
-    for start, block in even_blocks(vectors, block_rows):
-        pairs = pairs_between(queries, _candidates(block), threshold, upper=False)
-        left, right = rows[pairs.left], pairs.right + start
+    for pairs in cross_pairs(InMemory(vectors.take(rows)), vectors, threshold=threshold, block_rows=block_rows):
+        left, right = rows[pairs.left], pairs.right
         true = left != right
         total += int(true.sum())
         found += int((first_shared_cell(cells[left[true]], cells[right[true]]) >= 0).sum())
@@ -126,18 +140,22 @@ def num_cells(num_rows: int, *, assignments: int) -> int:
 
 
 def _join(
-    take: Callable[[Rows], Array], cells: Cells, threshold: float, first_cell: int, last_cell: int
+    backend: Backend,
+    prepare: Callable[[Rows], Any],
+    cells: Cells,
+    threshold: float,
+    first_cell: int,
+    last_cell: int,
 ) -> Iterator[Edges]:
     order, offsets = _members(cells, first_cell, last_cell)
-    occupied = np.flatnonzero(np.diff(offsets) > 1)
 
     def join(position: int) -> Edges:
         members = order[offsets[position] : offsets[position + 1]]
-        inside = Candidates(encode(take(members)), cells[members])
-        edges = pairs_between(inside, inside, threshold, upper=True, cell=first_cell + position)
+        inside = prepare(members)
+        edges = backend.pairs(inside, inside, threshold, upper=True, cell=first_cell + position)
         return Edges(members[edges.left], members[edges.right], edges.similarity)
 
-    yield from _some(in_order(join, occupied.tolist()))
+    yield from _some(backend.map(join, np.flatnonzero(np.diff(offsets) > 1).tolist()))
 
 
 def _members(cells: Cells, first_cell: int, last_cell: int) -> tuple[Rows, Rows]:
@@ -150,10 +168,6 @@ def _members(cells: Cells, first_cell: int, last_cell: int) -> tuple[Rows, Rows]
     return order.astype(np.int64), np.r_[0, np.cumsum(sizes)].astype(np.int64)
 
 
-def _candidates(block: Array) -> Candidates:
-    return Candidates(encode(block), np.zeros((len(block), 0), dtype=np.int32))
-
-
 def _consecutive(vectors: VectorSource, start: int, rows: int) -> Array:
     return vectors.take(np.arange(start, min(start + rows, vectors.shape[0])))
 
@@ -162,6 +176,11 @@ def _some(blocks: Iterator[Edges]) -> Iterator[Edges]:
     return (edges for edges in blocks if len(edges.left))
 
 
-def _check_threshold(threshold: float) -> None:
+def _moved(edges: Edges, left: int, right: int) -> Edges:
+    return Edges(edges.left + left, edges.right + right, edges.similarity)
+
+
+def _backend(threshold: float, device: str) -> Backend:
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"the threshold of a cosine must lie between 0 and 1, got {threshold}")
+    return backend_for(device)

@@ -1,0 +1,88 @@
+"""Where a join's products are made: on processors by 8-bit integers, on a GPU in half precision.
+
+Both screen so that no pair is lost and decide in float64; they differ by the rounding of that float64 alone.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from tasks.algorithms.blocks import Array, Rows
+from tasks.algorithms.join_codes import encode, take_rows
+from tasks.algorithms.join_device import OnDevice, pairs_on_device, to_device
+from tasks.algorithms.join_screen import Candidates, Cells, Edges, pairs_between
+from tasks.algorithms.join_threads import in_order
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Backend(Protocol):
+    """What a join asks of a device. `Any` is a set of rows made ready, in the backend's own form."""
+
+    def prepare(self, vectors: Array, cells: Cells | None = None) -> Any:
+        """Rows [n, dim] made ready, with the cells they are in."""
+        ...
+
+    def subsets(self, vectors: Array, cells: Cells) -> Callable[[Rows], Any]:
+        """A function that makes some of these rows ready."""
+        ...
+
+    def pairs(self, left: Any, right: Any, threshold: float, *, upper: bool, cell: int = -1) -> Edges:
+        """Pairs above the threshold; `upper`: of the same rows, i < j; `cell`: only if it is their first shared one."""
+        ...
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """The results in order."""
+        ...
+
+
+class Processor:
+    """All the threads torch has; each takes a block or a cell."""
+
+    def prepare(self, vectors: Array, cells: Cells | None = None) -> Candidates:
+        known = np.zeros((len(vectors), 0), dtype=np.int32) if cells is None else np.ascontiguousarray(cells)
+        return Candidates(encode(vectors), known)
+
+    def subsets(self, vectors: Array, cells: Cells) -> Callable[[Rows], Candidates]:
+        return lambda members: self.prepare(take_rows(vectors, members), cells[members])
+
+    def pairs(self, left: Candidates, right: Candidates, threshold: float, *, upper: bool, cell: int = -1) -> Edges:
+        return pairs_between(left, right, threshold, upper=upper, cell=cell)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        return in_order(function, items)
+
+
+class Gpu:
+    """One CUDA device (or, slowly, for tests, the processor as if it were one)."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def prepare(self, vectors: Array, cells: Cells | None = None) -> OnDevice:
+        return to_device(vectors, cells, self.device)
+
+    def subsets(self, vectors: Array, cells: Cells) -> Callable[[Rows], OnDevice]:
+        everything = to_device(vectors, cells, self.device)
+        return lambda members: everything.select(torch.from_numpy(members).to(self.device))
+
+    def pairs(self, left: OnDevice, right: OnDevice, threshold: float, *, upper: bool, cell: int = -1) -> Edges:
+        return pairs_on_device(left, right, threshold, upper=upper, cell=cell)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        return map(function, items)
+
+
+def backend_for(device: str) -> Backend:
+    """The backend of "cpu", "cuda", "cuda:1", or of "auto": a GPU where torch has one.
+
+    Raises ValueError for a device that torch does not have.
+    """
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return Processor()
+    if device != "auto" and not (device.split(":")[0] == "cuda" and torch.cuda.is_available()):
+        raise ValueError(f"there is no device {device!r}: take 'auto', 'cpu', or 'cuda' where torch finds a GPU")
+    return Gpu("cuda" if device == "auto" else device)
