@@ -39,10 +39,18 @@ class Chunk:
         """First row of each part, and the row after the last."""
         return self.first_row + np.concatenate([[0], np.cumsum(self.rows)]).astype(np.int64)
 
-    def vectors(self) -> npt.NDArray[Any]:
-        """[rows, dim] float16, in memory."""
-        source = Vectors(self.matrices, self.rows)
-        return source.take(np.arange(self.num_rows))
+    def vectors(self, places: Rows | None = None) -> npt.NDArray[Any]:
+        """[rows, dim] float16, in memory: all, or those at some places. Files that hold none of them are not opened;
+        without any, the shape is [0, 0]."""
+        places = np.arange(self.num_rows) if places is None else places
+        if len(places) == 0:
+            return np.zeros((0, 0), dtype=np.float16)
+        owner = np.searchsorted(self.starts - self.first_row, places, side="right") - 1
+        some = np.unique(owner)
+        shift = np.zeros(len(self.rows), dtype=np.int64)  # of each file's rows, when only some files are read
+        rows = [self.rows[file] for file in some]
+        shift[some] = np.cumsum([0, *rows[:-1]]) - (self.starts[:-1] - self.first_row)[some]
+        return Vectors([self.matrices[file] for file in some], rows).take(places + shift[owner])
 
     def ids(self) -> Ids:
         """[rows]"""

@@ -176,8 +176,8 @@ def take_over(part: tuple[Chunk, str], out: str, *, stored: Stored, pool_moves: 
         number = np.searchsorted(old[asks], left["query"])  # place among asks
         remain = np.bincount(number[left["row"] >= 0], minlength=len(asks))
         had = np.bincount(number, minlength=len(asks))
-        # All that the query had met were stored when they were fewer than it asked for.
-        enough = (deep > 0) & ((remain >= depth[asks]) | (had < deep))
+        # All that the query had met were stored when they were fewer than it asked for; none: it was not searched.
+        enough = (had > 0) & ((remain >= depth[asks]) | (had < deep))
         status[asks[enough]] |= np.uint8(1 << bit)
         stays = (left["row"] >= 0) & enough[number]
         columns = {name: left[name][stays] for name in CANDIDATE} | {"query": new[asks][number[stays]]}
@@ -206,7 +206,7 @@ def _left(
         numbers = {name: np.asarray(table[name].to_numpy()) for name in ("query", "similarity")}
         pieces.append(numbers | {"row": rows, "id": bytes_of(table["image_id"])})
         here = slice(*np.searchsorted(old, [stored.starts[block], stored.starts[block + 1]]))
-        asked = read_table(stored.queries[block], ["depth", column])
+        asked = read_table(stored.queries[block], ["depth", "recall"])
         depth = np.where(np.asarray(asked[column].to_numpy(zero_copy_only=False)) > 0, asked["depth"].to_numpy(), 0)
         deep[here] = depth[old[here] - stored.starts[block]]
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in CANDIDATE}, deep

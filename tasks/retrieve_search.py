@@ -98,7 +98,7 @@ def sort_by_cell(part: CellChunk, out: str, *, positions: str, asked: str, which
     wanted = np.asarray(read_array(asked))
     rows = which.images(part.chunk.first_row, part.chunk.num_rows)
     rows = rows[wanted[place[rows]]]
-    vectors, ids = part.chunk.vectors()[rows], part.chunk.ids()[rows]
+    vectors, ids = part.chunk.vectors(rows), part.chunk.ids()[rows]
     return write_run(
         out, place[rows], len(wanted), {"vectors": vectors, "ids": ids, "rows": rows + part.chunk.first_row}
     )
@@ -114,7 +114,7 @@ def search_cells(
     bounds = np.searchsorted(cells[order], np.arange(group[1] - group[0] + 1)).astype(np.int64)
     ties = _rank(ids)
     found: list[tuple[Rows, Neighbours]] = []
-    for pairs in _asking(group, blocks, which, queries_per_task):
+    for pairs in _asking(group, blocks, which, queries_per_task) if len(rows) else ():
         queries, number = np.unique(pairs.query, return_inverse=True)
         depth = np.zeros(len(queries), dtype=np.int64)
         depth[number] = pairs.depth
@@ -127,10 +127,10 @@ def search_cells(
 def scan(chunk: Chunk, out: str, *, blocks: Blocks, which: Pass) -> Outcome:
     """What the images of one chunk are to all queries that take part: a run by block."""
     here = which.images(chunk.first_row, chunk.num_rows)
-    vectors, ids = chunk.vectors()[here], chunk.ids()[here]
+    vectors, ids = chunk.vectors(here), chunk.ids()[here]
     ties = _rank(ids)
     found: list[tuple[Rows, Neighbours]] = []
-    for block, table in enumerate(blocks.tables):
+    for block, table in enumerate(blocks.tables if len(here) else ()):
         columns = read_table(table, ["depth", "recall"])
         asks = np.asarray(columns["depth"].to_numpy()) > 0
         if which.column == "recall":

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from storage.filesystem import join
 from storage.tables import count_drops, kept, read_table, write_table
-from storage.vectors import Vectors, read_array
+from storage.vectors import read_array
 from tasks.algorithms.blocks import Rows
 from tasks.algorithms.neighbours import id_words, nearest, ranks
 from tasks.algorithms.sampling import id_keys
@@ -109,13 +109,12 @@ def _sampled(part: CellChunk, hits: Sequence[str]) -> Brought:
 def _of_clusters(part: CellChunk, clustered: Mapping[int, str], limits: str, counting: str, seed: int) -> list[Brought]:
     """Images whose key is within their cluster's limit, each with the most similar query of the source there."""
     cells, keys = part.cells(), id_keys(part.chunk.ids(), seed=seed)
-    vectors = Vectors(part.chunk.matrices, part.chunk.rows)
     pieces = []
     for number, (rule, run) in enumerate(clustered.items()):
         counts, limit = np.asarray(read_array(counting)[number]), np.asarray(read_array(limits)[number])
         places = np.flatnonzero(counts[cells] & (keys <= limit[cells]))
         places = places[np.argsort(cells[places], kind="stable")]
-        floats = vectors.take(places)
+        floats = part.chunk.vectors(places)
         bounds = np.r_[np.flatnonzero(ranks(cells[places]) == 0), len(places)]
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             cell, some = int(cells[places[start]]), places[start:stop]

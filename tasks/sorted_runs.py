@@ -48,6 +48,9 @@ def gather_groups(runs: Sequence[str], names: Iterable[str], first: int, last: i
     Raises ValueError without runs: the columns' types would not be known.
     """
     ends = [run_offsets(run, first, last) for run in runs]
+    # A run without rows may not have known the shape of a column: it has no say when there are others.
+    full = [number for number, end in enumerate(ends) if end[0] < end[-1]] or [0]
+    runs, ends = [runs[number] for number in full], [ends[number] for number in full]
     groups = np.concatenate([np.repeat(np.arange(last - first), np.diff(end)) for end in ends])
     columns = {
         name: np.concatenate(
