@@ -13,7 +13,7 @@ from typing import Annotated, Any, cast
 
 import safetensors.torch
 from pydantic import ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -118,21 +118,43 @@ class Checkpoints:
 
 
 def export_teacher(path: str, networks: Networks, *, model: Model, step: int, seed: int, world: World) -> None:
-    """Gather the teacher's backbone from all processes and write `path` (.safetensors), then `path` as .json.
+    """Gather the teacher from all processes; write its backbone as `path` (.safetensors), its heads beside it, and
+    `path` as .json.
 
-    `models.load_backbone(path, sha256)` reads it back. The .json (path, sha256, bytes, step, seed) comes last: when it
-    is there, the file it speaks of is whole.
+    `models.load_backbone(path, sha256)` reads the backbone back, `start.read_heads` the heads: distillation and
+    continued pretraining need them. The .json (path, sha256, bytes, step, seed, heads) comes last: when it is there,
+    the files it speaks of are whole.
     """
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = get_model_state_dict(networks.teacher["backbone"], options=options)
+    backbone = _gathered(networks.teacher["backbone"])
+    heads = {
+        f"{name}.{key}": tensor
+        for name, head in networks.teacher.items()
+        if name != "backbone"
+        for key, tensor in _gathered(head).items()
+    }
     if not world.is_main:
         return
-    tensors = {name: cast(Tensor, tensor).contiguous() for name, tensor in state.items()}
-    data = safetensors.torch.save(tensors, metadata=describe(model, step=step, seed=seed))
-    write_bytes(path, data)
-    sha256 = hashlib.sha256(data).hexdigest()
-    told = {"path": path, "sha256": sha256, "bytes": len(data), "step": step, "seed": seed}
+    metadata = describe(model, step=step, seed=seed)
+    told: dict[str, Any] = _write_tensors(path, backbone, metadata) | {"step": step, "seed": seed}
+    told["heads"] = _write_tensors(heads_path(path), heads, metadata)
     write_bytes(facts_path(path), json.dumps(told, indent=1).encode())
+
+
+def _gathered(module: nn.Module) -> dict[str, Tensor]:
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return {name: cast(Tensor, tensor) for name, tensor in get_model_state_dict(module, options=options).items()}
+
+
+def _write_tensors(path: str, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str, Any]:
+    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=metadata)
+    write_bytes(path, data)
+    return {"path": path, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def heads_path(path: str) -> str:
+    """Where the heads of an exported teacher are written: heads.safetensors beside teacher.safetensors."""
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/{name.replace('teacher', 'heads')}" if folder else name.replace("teacher", "heads")
 
 
 def facts_path(path: str) -> str:

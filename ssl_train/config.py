@@ -17,6 +17,7 @@ from ssl_train.models import Model, Vit
 from ssl_train.optim import Optim
 from ssl_train.parallel import Precision, Speedups
 from ssl_train.settings import as_plain, as_yaml, nearest, parse_settings, read_settings
+from ssl_train.start import Start
 from storage.filesystem import is_url
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -54,6 +55,8 @@ class TrainConfig:
     """The backbone."""
     method: Method = field(default_factory=DinoV2)
     """What the backbone is trained to do."""
+    start: Start | None = None
+    """Weights to begin with; null draws them from the seed."""
     data: Data = field(default_factory=Data)
     """The images."""
     augment: MultiCrop = field(default_factory=MultiCrop)
@@ -124,7 +127,10 @@ def check_config(config: TrainConfig, world_size: int) -> None:
         f"method.group_images = {group} must divide the {share} images of a process": share % group != 0,
         f"each process has {share} images of data.batch_images = {data.batch_images}; method.koleo_weight needs 2 or "
         "more, to have neighbours": method.koleo_weight > 0 and group < 2,
-        "method.masks needs model.mask_token = true": not config.model.mask_token,
+        "method.masks = none asks the student about patches that it sees; that is for method.distil_from (name the "
+        "files of the larger model's run: method.distil_from.backbone.path and heads.path)": not method.masks.hides
+        and method.distil_from is None,
+        "method.masks needs model.mask_token = true": method.masks.hides and not config.model.mask_token,
     }
     broken = [message for message, is_broken in rules.items() if is_broken]
     if broken:

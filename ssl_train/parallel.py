@@ -1,7 +1,7 @@
 """How networks are computed: compiled, recomputed, sharded over processes by FSDP2, and in which precision."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Literal, cast
@@ -41,19 +41,18 @@ class Speedups:
     """Blocks whose weights are gathered ahead while one is computed."""
 
 
-def speed_up(student: nn.ModuleDict, teacher: nn.ModuleDict, world: World, precision: Precision, how: Speedups) -> None:
+def speed_up(networks: Sequence[nn.ModuleDict], world: World, precision: Precision, how: Speedups) -> None:
     """Compilation inside of recomputation, and both inside of sharding: weights are gathered around all of it."""
     on_cuda = world.device.type == "cuda"
     compiles = on_cuda if how.compile is None else how.compile
     kernel = settled_kernel(how.attention, on_cuda=on_cuda, half=precision in _HALVES, compiled=compiles)
-    for block in [*_blocks(student), *_blocks(teacher)]:
-        block.attn.kernel = kernel
-        if compiles:
-            block.compile_compute(fullgraph=kernel != "xformers")
-    for block in _blocks(student):
-        block.recompute = how.recompute_activations
-    if world.size > 1:
-        for modules in (student, teacher):
+    for modules in networks:
+        for block in _blocks(modules):
+            block.attn.kernel = kernel
+            block.recompute = how.recompute_activations  # only where there is a gradient
+            if compiles:
+                block.compile_compute(fullgraph=kernel != "xformers")
+        if world.size > 1:
             shard(modules, world, precision, how)
 
 

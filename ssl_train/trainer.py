@@ -23,6 +23,7 @@ from ssl_train.methods import Losses, Networks
 from ssl_train.metrics import MetricsLog
 from ssl_train.optim import LossScale, build_optimizer, clip_gradients, step_if_finite
 from ssl_train.parallel import compute_in, speed_up
+from ssl_train.start import begin_with
 
 TEACHER = "teacher.safetensors"
 STOP, UNDECODABLE = "stop", "undecodable"
@@ -45,8 +46,8 @@ class Trainer:
         self.loss_scale = LossScale().to(world.device) if config.precision == "fp16" else None
         if self.loss_scale is not None:
             self.networks.loss_scale = self.loss_scale  # a checkpoint holds it
-        student, teacher = self.networks.student, self.networks.teacher
-        speed_up(student, teacher, world, config.precision, config.efficiency.networks)
+        networks = (self.networks.student, self.networks.teacher, *self.networks.frozen)
+        speed_up(networks, world, config.precision, config.efficiency.networks)
         self.optimizer = build_optimizer(self.networks.student, config.optim)
         self.schedules = config.optim.schedules(num_steps=config.num_steps, batch_images=config.data.batch_images)
         self.loader = build_loader(
@@ -234,9 +235,12 @@ def _not_finite(numbers: Mapping[str, float]) -> str:
 
 
 def build_networks(config: TrainConfig) -> Networks:
-    """Student and teacher with the initial weights that the config's seed decides; the backbone is drawn first."""
+    """Student and teacher with the initial weights that the config's seed decides, or those of `config.start`."""
     torch.manual_seed(config.seed)
-    return config.method.build(config.model, num_steps=config.num_steps)
+    networks = config.method.build(config.model, num_steps=config.num_steps)
+    if config.start is not None:
+        begin_with((networks.student, networks.teacher), config.start)
+    return networks
 
 
 def build_batches(config: TrainConfig, world: World) -> Batches:

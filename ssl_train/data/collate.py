@@ -28,9 +28,9 @@ class Batch:
     masks: Bool[Tensor, "crops_x_batch patches"]
     """True where the student does not see a patch of a global crop."""
     masked: Int[Tensor, " masked"]
-    """Places of the masked patches among all patches of all global crops, ascending."""
+    """Places, among all patches of all global crops, of the patches that the loss is on; ascending."""
     mask_weights: Float[Tensor, " masked"]
-    """For every masked patch, 1 / (masked patches of its crop)."""
+    """For every one of them, 1 / (how many its crop has)."""
     num_undecodable: int = 0
     """Images that could not be decoded and were replaced by the next."""
 
@@ -56,15 +56,23 @@ class Batch:
 
 
 def collate(
-    keys: Sequence[str], images: Sequence[Crops], masks: NDArray[np.bool_], *, num_undecodable: int = 0
+    keys: Sequence[str],
+    images: Sequence[Crops],
+    masks: NDArray[np.bool_],
+    *,
+    hidden: bool = True,
+    num_undecodable: int = 0,
 ) -> Batch:
-    """The batch of these images; `masks` is [global crops x images, patches], crop-major."""
+    """The batch of these images; `masks` is [global crops x images, patches], crop-major.
+
+    The loss is on the masked patches; unless they are `hidden`, the student sees them.
+    """
     mask = torch.from_numpy(masks)
     return Batch(
         keys=tuple(keys),
         global_crops=_stack([image.global_crops for image in images]),
         local_crops=_stack([image.local_crops for image in images]),
-        masks=mask,
+        masks=mask if hidden else torch.zeros_like(mask),
         masked=mask.flatten().nonzero().flatten(),
         mask_weights=(1 / mask.sum(-1).clamp(min=1)).unsqueeze(-1).expand_as(mask)[mask],
         num_undecodable=num_undecodable,

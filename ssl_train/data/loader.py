@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssl_train.data.augment import MultiCrop
 from ssl_train.data.collate import Batch, Crops, collate
-from ssl_train.data.masking import BlockMasks
+from ssl_train.data.masking import Masks
 from ssl_train.data.order import image_at, positions_of
 from ssl_train.data.source import FolderImages, Images, TarImages
 from ssl_train.distributed import World
@@ -51,7 +51,7 @@ class Batches(Dataset[Batch]):
     images: Images
     data: Data
     augment: MultiCrop
-    masks: BlockMasks
+    masks: Masks
     grid: int
     """Patches along a side of a global crop."""
     group_images: int | None
@@ -68,7 +68,8 @@ class Batches(Dataset[Batch]):
             keys.append(key)
             crops.append(self.augment.crops(pixels, rng))
             undecodable += tries
-        return collate(keys, crops, self._masks(step, len(positions)), num_undecodable=undecodable)
+        masks = self._masks(step, len(positions))
+        return collate(keys, crops, masks, hidden=self.masks.hides, num_undecodable=undecodable)
 
     def _decode(self, position: int) -> tuple[str, NDArray[np.uint8], int]:
         """Key and pixels of the image at a place, and how many images before it could not be decoded."""

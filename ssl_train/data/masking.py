@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,18 @@ class BlockMasks:
 
     __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
+    kind: Literal["blocks"] = "blocks"
+    """Tag of these masks."""
     masked_crops: Share = 0.5
     """Share of the global crops that get a mask."""
     ratio: tuple[Share, Share] = (0.1, 0.5)
     """Least and largest share of a masked crop's patches that are masked."""
+    exact: bool = False
+    """Complete each mask with random patches to the number that was drawn (as DINOv3 does, arXiv 2508.10104), and draw
+    the largest of its range: a step then has the same number of masked patches as any other. DINOv2's fall short."""
+
+    hides: ClassVar[bool] = True
+    """The student does not see what is masked."""
 
     def draw(self, num_crops: int, grid: int, rng: np.random.Generator) -> NDArray[np.bool_]:
         """Masks [crops, grid * grid] of a group of global crops.
@@ -36,10 +44,40 @@ class BlockMasks:
         patches = grid * grid
         masks = np.zeros((num_crops, grid, grid), dtype=np.bool_)
         for crop in range(num_masked):
-            target = int(patches * rng.uniform(bounds[crop], bounds[crop + 1]))
-            fill_with_blocks(masks[crop], target, max_block=grid // 2 * grid, rng=rng)
+            ratio = bounds[crop + 1] if self.exact else rng.uniform(bounds[crop], bounds[crop + 1])
+            fill_with_blocks(masks[crop], int(patches * ratio), max_block=grid // 2 * grid, rng=rng)
+            if self.exact:
+                fill_at_random(masks[crop], int(patches * ratio), rng)
         rng.shuffle(masks)
         return masks.reshape(num_crops, patches)
+
+
+@dataclass(frozen=True)
+class NoMasks:
+    """The student sees every patch and is asked about every patch, as in distillation (arXiv 2304.07193, section 5)."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["none"] = "none"
+    """Tag of these masks."""
+
+    hides: ClassVar[bool] = False
+    """Nothing is hidden: what `draw` marks is what the loss is on."""
+
+    def draw(self, num_crops: int, grid: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """Every patch of every crop [crops, grid * grid]."""
+        return np.ones((num_crops, grid * grid), dtype=np.bool_)
+
+
+Masks: TypeAlias = BlockMasks | NoMasks
+
+
+def fill_at_random(mask: NDArray[np.bool_], target: int, rng: np.random.Generator) -> None:
+    """Set free patches of `mask` [rows, columns], drawn one by one, until `target` are set."""
+    free = np.flatnonzero(~mask)
+    missing = target - (mask.size - len(free))
+    if missing > 0:
+        mask.reshape(-1)[rng.choice(free, missing, replace=False)] = True
 
 
 def fill_with_blocks(mask: NDArray[np.bool_], target: int, *, max_block: int, rng: np.random.Generator) -> None:

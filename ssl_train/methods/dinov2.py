@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -11,9 +11,10 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from ssl_train.data.collate import Batch
-from ssl_train.data.masking import BlockMasks
+from ssl_train.data.masking import BlockMasks, Masks
 from ssl_train.losses.centering import Kind, build_centering
 from ssl_train.losses.koleo import koleo_loss
+from ssl_train.methods.frozen_teacher import FrozenTeacher
 from ssl_train.models import Model, Tokens
 from ssl_train.models.heads import DinoHead
 from ssl_train.ops.prototype_loss import Projected, PrototypeLoss, Targets, prototype_loss
@@ -58,8 +59,11 @@ class DinoV2:
     """Steps of that warm-up."""
     teacher_momentum: tuple[Momentum, Momentum] = (0.992, 1.0)
     """Momentum of the teacher at the first and at the last step (half a cosine between them)."""
-    masks: BlockMasks = field(default_factory=BlockMasks)
+    masks: Masks = field(default_factory=BlockMasks)
     """Which patches of the global crops are hidden from the student."""
+    distil_from: FrozenTeacher | None = None
+    """A larger model to learn from instead of the student's own average, which is then only the result. It goes with
+    `masks: {kind: none}` and no drop path."""
     group_images: Annotated[int, Field(ge=2)] | None = None
     """Images among which masks are dealt out and nearest neighbours sought: null for each process's part of the batch,
     as published; a number makes the result the same on any number of processes."""
@@ -93,6 +97,9 @@ class DinoV2Networks(nn.Module):
         self.config = config
         self.student = build_networks(config, model)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        # Not a submodule: a frozen teacher is in its files already, and has no place in a checkpoint.
+        frozen = config.distil_from and config.distil_from.build(config.dino_head, config.ibot_head)
+        self.__dict__["frozen"] = () if frozen is None else (frozen,)
         heads = (config.dino_head, config.ibot_head or config.dino_head)
         self.cls_targets, self.patch_targets = (
             build_centering(config.centering, num_prototypes=head.num_prototypes, momentum=config.center_momentum)
@@ -101,6 +108,22 @@ class DinoV2Networks(nn.Module):
         self.momentum = WarmUpCosine(*config.teacher_momentum, num_steps)
         self.temperature = WarmUpConstant(*config.teacher_temperature, config.teacher_temperature_steps)
         self.train()
+
+    @property
+    def frozen(self) -> tuple[nn.ModuleDict, ...]:
+        """Networks that the method needs and never changes; no part of a checkpoint."""
+        networks: tuple[nn.ModuleDict, ...] = self.__dict__["frozen"]
+        return networks
+
+    @property
+    def guide(self) -> nn.ModuleDict:
+        """The networks whose word the student learns to give: a frozen teacher's, or its own average's."""
+        return self.frozen[0] if self.frozen else self.teacher
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        for networks in self.frozen:
+            networks._apply(fn, recurse)  # they go along to other devices
+        return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for the student; the teacher never drops a path."""
@@ -151,8 +174,8 @@ class DinoV2Networks(nn.Module):
 
     @torch.no_grad()
     def _teach(self, batch: Batch, temperature: float) -> tuple[Targets, Targets]:
-        views = self.teacher["backbone"]([batch.global_crops])[0]
-        heads = apply_heads(self.teacher, views.cls, _masked_patches(views, batch))
+        views = self.guide["backbone"]([batch.global_crops])[0]
+        heads = apply_heads(self.guide, views.cls, _masked_patches(views, batch))
         return self.cls_targets(heads.cls, temperature), self.patch_targets(heads.patches, temperature)
 
     def _study(self, batch: Batch) -> tuple[Tokens, Heads]:

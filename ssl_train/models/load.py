@@ -46,13 +46,18 @@ def load_backbone(path: str, sha256: str | None = None, *, model: Vit | None = N
 
 def read_backbone(path: str, sha256: str | None = None, *, model: Vit | None = None) -> Loaded:
     """`load_backbone`, with the architecture that was found and what the file says of itself."""
-    state, metadata = _read(_local_copy(path, sha256), path)
+    state, metadata = read_tensors(path, sha256)
     state, facts = plain_names(state), json.loads(metadata.get(METADATA, "{}"))
     model = model or _named_model(facts, path) or infer_vit(state, path)
     with torch.device("meta"):  # no time spent on initial weights that are replaced at once
         network = model.build()
     _load_strictly(network, state, path)
     return Loaded(network.eval(), model, facts)
+
+
+def read_tensors(path: str, sha256: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A file's tensors by name, and its metadata; no code in it is run. Raises CheckpointError, ChecksumMismatch."""
+    return _read(_local_copy(path, sha256), path)
 
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssl_train.data.masking import BlockMasks
+from ssl_train.data.masking import BlockMasks, NoMasks
 
 
 def test_masks_are_distributed_as_the_published_ones(facts: Any) -> None:
@@ -32,3 +32,18 @@ def test_masks_are_a_function_of_the_generator_alone() -> None:
 def test_grids_too_small_for_a_block_end_without_a_mask_too_large(grid: int) -> None:
     masks = BlockMasks(masked_crops=1.0, ratio=(0.5, 1.0)).draw(20, grid, np.random.default_rng(0))
     assert masks.sum(-1).max() <= grid * grid
+
+
+def test_exact_masks_have_the_same_number_of_patches_in_every_group() -> None:
+    drawn = [BlockMasks(exact=True).draw(16, 14, np.random.default_rng(seed)) for seed in range(10)]
+    wanted = sorted(int(196 * ratio) for ratio in np.linspace(0.1, 0.5, 9)[1:])
+    for masks in drawn:
+        assert sorted(masks.sum(-1))[8:] == wanted
+        assert not any(sorted(masks.sum(-1))[:8])
+
+
+def test_without_masks_every_patch_is_asked_about() -> None:
+    masks = NoMasks().draw(3, 4, np.random.default_rng(0))
+    assert masks.shape == (3, 16)
+    assert masks.all()
+    assert not NoMasks.hides

@@ -19,12 +19,17 @@ from ssl_train.data.loader import Data
 from ssl_train.errors import ConfigError
 from ssl_train.methods import DinoV2
 
-PUBLISHED_PROCESSES = {"vitl16_short": 32, "vitl14_long": 96, "vitg14": 256, "vits16_sample": 1, "debug": 2}
+PUBLISHED_PROCESSES = {
+    **{"vitl16_short": 32, "vitl14_long": 96, "vitg14": 256, "vits16_sample": 1, "debug": 2, "vith16_in22k": 64},
+    **{"vits14_distilled": 64, "vitb14_distilled": 64, "vitl14_distilled": 64, "highres518": 96},
+}
 
 
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_is_sound_on_the_machines_it_is_for(name: str) -> None:
-    recipe = load_recipe(name, ["output_dir=/run", "data.folder=/photographs"])
+    teacher = "method.distil_from={backbone: {path: teacher.safetensors}, heads: {path: heads.safetensors}}"
+    more = [teacher] if name.endswith("_distilled") else []
+    recipe = load_recipe(name, ["output_dir=/run", "data.folder=/photographs", *more])
     check_config(recipe, PUBLISHED_PROCESSES[name])
     assert parse_config(plain_values(recipe)) == recipe
 

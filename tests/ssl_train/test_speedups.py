@@ -25,7 +25,7 @@ def networks() -> tuple[nn.ModuleDict, nn.ModuleDict]:
 def run(how: Speedups) -> list[Tensor]:
     """Class tokens of two sizes of crops, and all gradients."""
     student, teacher = networks()
-    speed_up(student, teacher, ALONE, "fp32", how)
+    speed_up((student, teacher), ALONE, "fp32", how)
     crops = [torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(side)) for side in (16, 8)]
     torch.manual_seed(1)  # drop path
     out = [tokens.cls for tokens in student["backbone"](crops)]
@@ -64,5 +64,5 @@ def test_auto_is_settled_before_anything_is_compiled() -> None:
     assert settled_kernel("auto", on_cuda=True, half=True, compiled=True) == "sdpa"
     assert settled_kernel("varlen", on_cuda=True, half=True, compiled=True) == "varlen"
     student, teacher = networks()
-    speed_up(student, teacher, ALONE, "fp32", Speedups())
+    speed_up((student, teacher), ALONE, "fp32", Speedups())
     assert {block.attn.kernel for block in student["backbone"].blocks} == {"sdpa"}

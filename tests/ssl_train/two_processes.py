@@ -72,7 +72,7 @@ def whole(tensor: Tensor) -> Tensor:
 def built(method: DinoV2, world: World) -> tuple[DinoV2Networks, torch.optim.Optimizer]:
     torch.manual_seed(0)
     networks = method.build(MODEL, num_steps=10)
-    speed_up(networks.student, networks.teacher, world, "fp32", Speedups())
+    speed_up((networks.student, networks.teacher), world, "fp32", Speedups())
     optimizer = build_optimizer(networks.student, OPTIM)
     OPTIM.schedules(num_steps=10, batch_images=IMAGES).apply(optimizer, 1)
     for group in optimizer.param_groups:
