@@ -128,13 +128,24 @@ def _outcomes(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) ->
         if submit_next() is None:
             break
     finished = as_completed(list(flying), loop=client.loop)
-    for future in finished:
-        index = flying.pop(future)
-        error = future.exception()
-        yield index, error if error is not None else future.result()
-        future.release()
-        if (following := submit_next()) is not None:
-            finished.add(following)
+    for batch in finished.batches():
+        following = [future for _ in batch if (future := submit_next()) is not None]
+        if following:
+            finished.update(following)
+        for future, outcome in zip(batch, _gathered(client, batch), strict=True):
+            yield flying.pop(future), outcome
+            future.release()
+
+
+def _gathered(client: Client, batch: Sequence[Future]) -> list[Any | Exception]:
+    """Results of finished futures, or what they raised: in one round trip, where all of them have succeeded.
+
+    A round trip for each held up a stage of very short parts (bench/scheduler.py): the flow waited, and nothing else.
+    """
+    try:
+        return list(client.gather(list(batch)))
+    except Exception:  # one of them: asked one by one, each says its own
+        return [_attempt(Future.result, (future,)) for future in batch]
 
 
 def _attempt(function: Callable[..., Any], call: tuple[Any, ...]) -> Any | Exception:

@@ -1,0 +1,52 @@
+"""Parts on a cluster: every call's own result or error in its place, whatever finishes first and whoever dies."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.workers import Workers, map_parts, workers
+
+NUM = 120
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with workers(Workers(num_workers=2, window=7)):
+        yield
+
+
+def squared(number: int) -> int:
+    """Some take longer than those after them; every 29th fails."""
+    sum(range(20_000 * (number % 5)))
+    if number % 29 == 28:
+        raise ValueError(f"part {number} is bad")
+    return number * number
+
+
+def dies_once(number: int, marker: str) -> int:
+    """The process of the first call for 5 ends without a word."""
+    if number == 5 and not Path(marker).exists():
+        Path(marker).touch()
+        os._exit(1)
+    return number
+
+
+def test_results_and_errors_stand_where_their_calls_stood(cluster: None) -> None:
+    told: list[tuple[int, int]] = []
+    results, failures = map_parts(squared, [(n,) for n in range(NUM)], on_done=lambda *said: told.append(said))
+    assert [result for result in results if result is not None] == [n * n for n in range(NUM) if n % 29 != 28]
+    assert {n: str(error) for n, error in failures.items()} == {n: f"part {n} is bad" for n in range(28, NUM, 29)}
+    assert told == [(done, NUM) for done in range(1, NUM + 1)]
+
+
+def test_more_and_fewer_calls_than_the_window_are_all_made(cluster: None) -> None:
+    for num in (0, 1, 6, 7, 8, 28):
+        assert map_parts(squared, [(n,) for n in range(num)]) == ([n * n for n in range(num)], {})
+
+
+def test_a_part_whose_worker_dies_is_tried_once_more(cluster: None, tmp_path: Path) -> None:
+    calls = [(n, str(tmp_path / "died")) for n in range(12)]
+    assert map_parts(dies_once, calls) == (list(range(12)), {})
+    assert (tmp_path / "died").exists()
