@@ -1,30 +1,37 @@
-"""Curated sources, benchmarks and labelled sets: folders of images or WebDataset tars → one image table, in place.
+"""Curated sources, benchmarks and labelled sets → one image table: folders, WebDataset tars, Parquet as on the Hub.
 
-Nothing is copied: a row says in which file (or tar, at which offset) the image lies.
+Images stay where they are: a row says in which file (or tar, at which offset) one lies. Only those inside of Parquet,
+whose bytes have no place of their own, are written into a tar beside the part's table.
 """
 
 import hashlib
 import posixpath
-import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 import pyarrow as pa
+from fsspec.core import url_to_fs
 from pydantic import Field
 
-from storage.errors import UnreachableStorage
-from storage.filesystem import content_key, list_files, open_read, read_bytes
-from storage.images import ImageError, verify
+from storage.filesystem import content_key, is_url, list_files
+from storage.images import FILE_EXTENSIONS, ImageError, verify
 from storage.layout import Layout
-from storage.manifest import Manifest
+from storage.manifest import FileEntry, Manifest
 from storage.records import image_schema
+from storage.samples import SampleWriter
 from storage.tables import count_drops, table_from_rows, write_table
+from tasks.collection_files import CONTAINERS, IMAGE_EXTENSIONS, Found, extension_of, images_of
 from tasks.config import StageConfig
 from tasks.stage import Outcome, Stage, stage_task
 
-VERSION = 1
-SCHEMA = image_schema(pa.field("source", pa.string()), pa.field("split", pa.string()), pa.field("path", pa.string()))
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff"})
+VERSION = 2
+SCHEMA = image_schema(
+    pa.field("source", pa.string()),
+    pa.field("split", pa.string()),
+    pa.field("path", pa.string()),  # below the collection's folder, then inside of the tar or Parquet
+    pa.field("labels", pa.string()),  # the other columns of a Parquet's row, as JSON
+)
 
 
 class Collection(StageConfig):
@@ -33,16 +40,18 @@ class Collection(StageConfig):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     """Name in reports and verdicts."""
     path: str
-    """Folder (searched with its subfolders), a .tar or a glob of WebDataset tars; local or a URL."""
+    """Folder (searched with its subfolders), a .tar or .parquet, or a glob of such; local or a URL."""
     split: str = ""
     """Split of a benchmark: train, val, test."""
+    image_column: str | None = None
+    """Column of the images, where files are Parquet; null takes `image`, or the only one that can be it."""
 
 
 class Collect(StageConfig):
     """How collections are read."""
 
     images_per_part: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    """Images of one part."""
+    """Images of one part; a tar or Parquet file is always one part."""
     max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
     """Images with more pixels are not decoded."""
 
@@ -60,82 +69,98 @@ def collect(name: str, collections: Sequence[Collection], config: Collect, layou
             f"{name}: two collections share a name and split: {[c.name for c in collections]}. Rename one."
         )
     identity = {key: [[path, content_key(path)] for path in paths] for key, paths in members.items()}
-    stage = Stage(name, version=VERSION, config=config, inputs={}, layout=layout, also={"files": identity})
+    columns = {f"{c.name}/{c.split}": c.image_column for c in collections if c.image_column is not None}
+    also = {"files": identity} | ({"image_columns": columns} if columns else {})
+    stage = Stage(name, version=VERSION, config=config, inputs={}, layout=layout, also=also)
     if stage.finished:
         return stage.reuse()
     parts = [
-        {"source": c.name, "split": c.split, "root": c.path, "files": chunk}
+        {"source": c.name, "split": c.split, "root": folder_of(c.path), "files": chunk, "image_column": c.image_column}
         for c in collections
         for chunk in _chunks(members[c.name + "/" + c.split], config.images_per_part)
     ]
-    return stage.publish(stage.map(collect_part, parts, max_pixels=config.max_pixels))
+    return stage.publish(stage.map(collect_part, parts, max_pixels=config.max_pixels, root=layout.root))
 
 
 def list_members(collection: Collection) -> list[str]:
-    """Files that hold the collection's images: the images themselves, or tars. Sorted."""
+    """Files that hold the collection's images, sorted: in a folder the images themselves, else tars, else Parquet."""
     pattern = collection.path
-    if pattern.endswith(".tar") or "*" in pattern:
+    if extension_of(pattern) in CONTAINERS or "*" in pattern:
         found = list_files(pattern)
     else:
-        found = [path for path in list_files(posixpath.join(pattern, "**")) if _extension(path) in IMAGE_EXTENSIONS]
-        found = found or list_files(posixpath.join(pattern, "**", "*.tar"))
+        found = [path for path in list_files(posixpath.join(pattern, "**")) if extension_of(path) in IMAGE_EXTENSIONS]
+        for kind in CONTAINERS:
+            found = found or list_files(posixpath.join(pattern, "**", f"*.{kind}"))
     if not found:
         raise EmptyCollection(
             f"collection {collection.name!r}: no images in {collection.path!r} (looked for "
-            f"{', '.join(sorted(IMAGE_EXTENSIONS))} and .tar, in subfolders too). "
+            f"{', '.join(sorted(IMAGE_EXTENSIONS))}, .tar and .parquet, in subfolders too). "
             "Correct the path or leave the source out."
         )
     return found
 
 
-def collect_part(part: dict[str, Any], out: str, *, max_pixels: int) -> Outcome:
-    """Rows of some files of one collection. Raises EmptyCollection only through `list_members`; bad files are drops."""
-    rows = [_row(part, path, *member, max_pixels=max_pixels) for path in part["files"] for member in _images_of(path)]
+def folder_of(path: str) -> str:
+    """The folder that a collection's files lie below: the path itself, or what stands before a file or wildcard."""
+    fixed = path.split("*", 1)[0]
+    return posixpath.dirname(fixed) if fixed != path or extension_of(path) in CONTAINERS else path
+
+
+def collect_part(part: dict[str, Any], out: str, *, max_pixels: int, root: str) -> Outcome:
+    """Rows of some files of one collection; what is no whole image is a drop.
+
+    Raises UnreachableStorage for a tar or Parquet that cannot be read to its end, NoImageColumn.
+    """
+    rows = []
+    with ExitStack() as stack:
+        tar = None
+        for path in part["files"]:
+            for found in images_of(path, root=part["root"], image_column=part["image_column"]):
+                row = _row(part, path, found, max_pixels=max_pixels)
+                if found.file is None and "drop" not in row:
+                    tar = tar or stack.enter_context(SampleWriter(f"{out}.tar"))
+                    place = tar.add(row["id"], {FILE_EXTENSIONS[row["format"]]: found.data})
+                    ((row["image_offset"], _),) = place.values()
+                    row["image_file"] = Layout(root).relative(f"{out}.tar")
+                rows.append(row)
     table = table_from_rows(rows, SCHEMA)
     drops = count_drops(table)
-    entry = write_table(f"{out}.parquet", table)
-    return Outcome(len(rows), len(rows) - sum(drops.values()), drops, [entry])
+    files: list[FileEntry] = [write_table(f"{out}.parquet", table), *([tar.entry] if tar is not None else [])]
+    return Outcome(len(rows), len(rows) - sum(drops.values()), drops, files)
 
 
-def _images_of(path: str) -> Iterator[tuple[str, int, bytes]]:
-    """(member name or "", offset, bytes) of each image of a file or tar."""
-    if not path.endswith(".tar"):
-        yield "", 0, read_bytes(path)
-        return
-    try:
-        with open_read(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                content = tar.extractfile(member) if _extension(member.name) in IMAGE_EXTENSIONS else None
-                if content is not None:
-                    yield member.name, member.offset_data, content.read()
-    except tarfile.TarError as error:
-        raise UnreachableStorage(f"{path} is not a whole tar: {error}. Fetch it again or leave it out.") from error
-
-
-def _row(part: dict[str, Any], path: str, member: str, offset: int, data: bytes, *, max_pixels: int) -> dict[str, Any]:
-    inner = posixpath.relpath(path, part["root"]) if not member else f"{posixpath.basename(path)}/{member}"
+def _row(part: dict[str, Any], path: str, found: Found, *, max_pixels: int) -> dict[str, Any]:
+    inner = _below(path, part["root"]) + (f"/{found.inside}" if found.inside else "")
     name = f"{part['source']}/{part['split']}/{inner}"
     row = {
         "id": hashlib.sha256(name.encode()).hexdigest()[:24],
         "url": f"collection://{name}",
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "image_file": path,
-        "image_offset": offset,
-        "image_bytes": len(data),
+        "sha256": hashlib.sha256(found.data).hexdigest(),
+        "image_file": found.file,
+        "image_offset": found.offset,
+        "image_bytes": len(found.data),
         "source": part["source"],
         "split": part["split"],
         "path": inner,
+        "labels": found.labels,
     }
+    if found.missing is not None:
+        return row | {"drop": "missing_image", "detail": found.missing, "sha256": None}
     try:
-        info = verify(data, max_pixels=max_pixels)
+        info = verify(found.data, max_pixels=max_pixels)
     except ImageError as error:
         return row | {"drop": error.reason, "detail": error.detail}
     return row | {"width": info.width, "height": info.height, "format": info.format}
 
 
-def _chunks(items: Sequence[str], size: int) -> Iterator[list[str]]:
-    return (list(items[start : start + size]) for start in range(0, len(items), size))
+def _below(path: str, folder: str) -> str:
+    """A file's path from its collection's folder on, however the filesystem writes it."""
+    places = [url_to_fs(place)[1] if is_url(place) else place for place in (path, folder)]
+    return posixpath.relpath(*places)
 
 
-def _extension(path: str) -> str:
-    return path.rsplit(".", 1)[-1].lower() if "." in posixpath.basename(path) else ""
+def _chunks(paths: Sequence[str], size: int) -> Iterator[list[str]]:
+    """Images in lots of `size`, tars and Parquet files one by one."""
+    images = [path for path in paths if extension_of(path) not in CONTAINERS]
+    yield from (images[start : start + size] for start in range(0, len(images), size))
+    yield from ([path] for path in paths if extension_of(path) in CONTAINERS)
