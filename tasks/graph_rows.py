@@ -58,6 +58,16 @@ class PoolFiles:
         """The whole pool in spans of `rows` rows, the last shorter."""
         return [self.span(first, min(first + rows, self.num_rows)) for first in range(0, self.num_rows, rows)]
 
+    def batches(self, rows: int) -> list[Span]:
+        """The whole pool in spans of whole parts, each of `rows` rows or a little more."""
+        found, low = list[Span](), 0
+        for high in range(1, len(self._parts) + 1):
+            if self._starts[high] - self._starts[low] >= rows or high == len(self._parts):
+                parts, starts = tuple(self._parts[low:high]), tuple(self._starts[low:high])
+                found.append(Span(starts[0], self._starts[high], parts, starts))
+                low = high
+        return found
+
 
 def read_vectors(span: Span) -> Halves:
     """The vectors of a span, float16 [last - first, dim]."""

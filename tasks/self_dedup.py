@@ -1,60 +1,50 @@
-"""No copies of each other: the graph of similar descriptors, its components, one keeper of each.
+"""No copies of each other: the copy graph's edges above a threshold, their components, one keeper of each.
 
-DINOv2 (arXiv 2304.07193, App. A.3): 64 nearest neighbours, similarity > 0.6, components by a disjoint-set structure,
-one representative. Memory: 4-8 bytes per image for the components, 44 for ids and preferences, and a block of products.
+DINOv2 (arXiv 2304.07193, App. A.3): similarity > 0.6, components by a disjoint-set structure, one representative.
+Memory: 12 bytes per image (20 from 2**31 images on), and 150 bytes per image that has a copy. Edges are read twice,
+never held. Tasks: one per 2**20 images for what the keeper is chosen by, one per part for its table.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+import dataclasses
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
-from storage.filesystem import file_sha256, write_atomic
 from storage.layout import Layout
-from storage.manifest import FileEntry, Manifest
-from tasks.algorithms.blocks import VectorSource
-from tasks.algorithms.components import Components, component_sizes, keepers, size_histogram
-from tasks.algorithms.kmeans import fit_kmeans
-from tasks.algorithms.sampling import id_keys, sample
-from tasks.algorithms.self_join import (
-    Edges,
-    assign_cells,
-    num_cells,
-    recall_of_cells,
-    similar_pairs,
-    similar_pairs_in_cells,
-)
+from storage.manifest import Manifest
+from storage.tables import count_drops, kept, read_table, write_table
+from tasks.algorithms.component_cut import cut_components
+from tasks.algorithms.components import Components, Integers, component_sizes, keepers, size_histogram
+from tasks.algorithms.groups import grouped_rows, raise_to, size_table
 from tasks.config import StageConfig
-from tasks.pool import Pool, Verdicts, write_verdicts
-from tasks.stage import Stage, stage_task
+from tasks.graph_edges import graph_edges
+from tasks.graph_recall import RecallTooLow
+from tasks.graph_rows import PoolFiles
+from tasks.graph_scratch import load_array, save_array, sweep
+from tasks.keeper_rule import Keeper, describe_grouped, preference
+from tasks.pool import Pool, Verdicts, with_verdicts
+from tasks.progress import run_logger
+from tasks.stage import Outcome, Stage, stage_task
 
-VERSION = 1
-EDGES = "edges.parquet"
-Keeper = Literal["largest", "earliest", "smallest_id"]
+__all__ = ["Cut", "Keeper", "RecallTooLow", "SelfDedup", "self_dedup"]
+
+VERSION = 2
+GROUP = "group"
+_BATCH_ROWS = 1 << 20
 
 
-class RecallTooLow(RuntimeError):
-    """The join by cells missed more true pairs of the sample than the config allows."""
+class Cut(StageConfig):
+    """How components above a size are taken apart: pairs that are similar enough, then what is similar to a medoid."""
 
-
-class Join(StageConfig):
-    """How similar pairs are found: all compared with all up to a size, by cells of a coarse quantiser above it."""
-
-    exact_up_to: Annotated[int, Field(ge=0)] = 200_000
-    """Vectors up to which every pair is compared."""
-    assignments: Annotated[int, Field(ge=1, le=64)] = 4
-    """Cells that each vector is put in, above that: more cost (squared) and more recall."""
-    recall_sample: Annotated[int, Field(ge=1)] = 1_000
-    """Vectors whose true pairs are found by brute force, to measure recall."""
-    min_recall: Annotated[float, Field(ge=0, le=1)] = 0.95
-    """The stage fails below this measured share of true pairs."""
-    seed: int = 0
-    """Seed of the quantiser and of the sample."""
+    max_size: Annotated[int, Field(ge=2)] = 1_000
+    """Components of more images than this are looked at."""
+    strict_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    """Inside of them a pair counts only above this cosine: 90 % of such pairs are copies (SSCD's authors, on DISC)."""
+    medoid_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    """Where one is still too large, an image stays with its most central one only above this cosine."""
 
 
 class SelfDedup(StageConfig):
@@ -62,115 +52,151 @@ class SelfDedup(StageConfig):
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.6
     """Two images whose cosine is above this are copies; so are images joined by a chain of such pairs."""
-    neighbours: Annotated[int, Field(ge=1)] = 64
-    """An image with this many copies or more counts as saturated (its further ones are found too)."""
     keeper: Keeper = "largest"
-    """Which image of a component stays: the most pixels, the first in the pool, or the smallest id; ties by id."""
-    join: Join = Join()
-    """How pairs are found."""
+    """Which image of a component stays: the most pixels, the first crawled, the best quality (pixels that its bytes can
+    carry), or the smallest id; ties by id."""
+    cut: Cut | None = None
+    """A cut against chaining; null keeps components as they are, as DINOv2 does."""
+    max_component: Annotated[int, Field(ge=2)] = 1_000
+    """An alarm is raised for components of more images than this."""
 
 
 @stage_task(name="self_dedup")
-def self_dedup(described: Manifest, config: SelfDedup, layout: Layout) -> Manifest:
+def self_dedup(described: Manifest, graph: Manifest, config: SelfDedup, layout: Layout) -> Manifest:
     """One keeper per component; every other image is dropped as `copy` of it, with its largest similarity.
 
-    Raises NoImages for an empty pool, RecallTooLow when pairs had to be found by cells and too many were missed.
+    Every image that is in a group, kept or not, has the group's name in column `group`: the id of its first image.
+    Raises NoImages for an empty pool, ThresholdTooLow when the graph holds only more similar pairs, ValueError for the
+    graph of another pool.
     """
-    stage = Stage("self_dedup", version=VERSION, config=config, inputs={"described": described}, layout=layout)
-    if stage.finished:
-        return stage.reuse()
     pool = Pool(described)
-    joined = find_pairs(pool.vectors, config.threshold, config.join)
-    graph = Graph.of(len(pool.ids))
-    entry = store_edges(stage.path(EDGES), graph.watch(joined.edges))
-    labels = graph.components.labels()
-    kept = keepers(labels, preference(pool, config.keeper))
-    verdicts = Verdicts.keep(len(pool.ids))
-    for row in np.flatnonzero(kept != np.arange(len(kept))):
-        verdicts.drop[row], verdicts.other[row] = "copy", pool.ids[kept[row]].decode()
-        verdicts.value[row] = graph.best[row]
-    outcomes = write_verdicts(stage, described, verdicts)
-    facts = joined.facts | graph.facts(config.neighbours) | {"threshold": config.threshold}
-    return stage.publish(outcomes, files=[entry], facts=facts)
+    check_graph(described, graph)
+    inputs = {"described": described, "graph": graph}
+    stage = Stage("self_dedup", version=VERSION, config=config, inputs=inputs, layout=layout)
+    if stage.finished:
+        sweep(stage)
+        return stage.reuse()
+    files = PoolFiles(described)
+    labels, num_edges = components(graph, config.threshold, files.num_rows)
+    facts: dict[str, Any] = {"threshold": config.threshold, "edges": num_edges}
+    if config.cut is not None:
+        labels, facts["cut"] = cut(config.cut, config.threshold, labels, graph, pool)
+    sizes = component_sizes(labels)
+    rows = grouped_rows(labels, sizes)
+    facts |= size_facts(sizes, config.max_component)
+    del sizes
+    best = strongest(graph, config.threshold, labels)
+    outcomes = judge(stage, files, rows, labels[rows], best[rows], config.keeper)
+    manifest = stage.publish(outcomes, facts=facts)
+    sweep(stage)
+    return manifest
 
 
-@dataclass(frozen=True)
-class Joined:
-    """Edges still to be computed, block by block, and how they are found."""
-
-    edges: Iterator[Edges]
-    facts: dict[str, Any]
-
-
-def find_pairs(vectors: VectorSource, threshold: float, config: Join) -> Joined:
-    """All pairs above the threshold: exactly for few vectors, by cells with a measured recall for many."""
-    num_rows = vectors.shape[0]
-    if num_rows <= config.exact_up_to:
-        return Joined(similar_pairs(vectors, threshold=threshold), {"join": "exact", "recall": 1.0})
-    count = num_cells(num_rows, assignments=config.assignments)
-    centroids = fit_kmeans(vectors, num_clusters=count, seed=config.seed, iterations=5).centroids
-    cells = assign_cells(vectors, centroids, assignments=config.assignments)
-    rows = sample(id_keys([str(row) for row in range(num_rows)], seed=config.seed), config.recall_sample)
-    found, total = recall_of_cells(vectors, cells, rows, threshold=threshold)
-    recall = found / total if total else 1.0
-    if recall < config.min_recall:
-        raise RecallTooLow(
-            f"the join by {count} cells finds {found} of {total} true pairs of {len(rows)} sampled images "
-            f"({recall:.3f}, at least {config.min_recall} wanted). Raise join.assignments (now {config.assignments})."
+def check_graph(described: Manifest, graph: Manifest) -> None:
+    """Raises ValueError when the graph's rows are another pool's."""
+    if graph.inputs.get("described") != described.reference:
+        raise ValueError(
+            f"{graph.directory} is the graph of {graph.inputs.get('described')}, not of {described.directory}. "
+            "Give the descriptors that copy_graph was given."
         )
-    facts = {"join": "cells", "recall": round(recall, 5), "recall_pairs": total, "num_cells": count}
-    return Joined(similar_pairs_in_cells(vectors, cells, threshold=threshold), facts)
 
 
-@dataclass
-class Graph:
-    """What is kept of the edges that stream by: components, how many edges each row has, its most similar one."""
-
-    components: Components
-    degrees: npt.NDArray[np.int32]
-    best: npt.NDArray[np.float32]
-    num_edges: int = 0
-
-    @classmethod
-    def of(cls, num_rows: int) -> "Graph":
-        """A graph without edges."""
-        return cls(Components(num_rows), np.zeros(num_rows, np.int32), np.zeros(num_rows, np.float32))
-
-    def watch(self, edges: Iterator[Edges]) -> Iterator[Edges]:
-        """The same edges, each taken account of as it passes."""
-        for block in edges:
-            self.components.add(block.left, block.right)
-            for end in (block.left, block.right):
-                np.add.at(self.degrees, end, 1)
-                np.maximum.at(self.best, end, block.similarity)
-            self.num_edges += len(block.left)
-            yield block
-
-    def facts(self, neighbours: int) -> dict[str, Any]:
-        """Counts of edges, components by size, and rows with at least `neighbours` edges."""
-        histogram = size_histogram(component_sizes(self.components.labels()))
-        return {
-            "edges": self.num_edges,
-            "component_sizes": {str(size): count for size, count in histogram.items()},
-            "largest_component": max(histogram, default=0),
-            "saturated": int((self.degrees >= neighbours).sum()),
-        }
+def components(graph: Manifest, threshold: float, num_rows: int) -> tuple[Integers, int]:
+    """Labels of the graph's components above a threshold, and the number of its edges there. Raises ThresholdTooLow."""
+    forest, num_edges = Components(num_rows), 0
+    for edges in graph_edges(graph, threshold):
+        forest.add(edges.left, edges.right)
+        num_edges += len(edges.left)
+    return forest.labels(), num_edges
 
 
-def preference(pool: Pool, keeper: Keeper) -> list[npt.NDArray[Any]]:
-    """Columns whose smallest values say which image of a component stays, the most important first."""
-    if keeper == "largest":
-        return [-pool.numbers("width") * pool.numbers("height"), pool.ids]
-    return [pool.ids] if keeper == "smallest_id" else []
+def cut(
+    config: Cut, threshold: float, labels: Integers, graph: Manifest, pool: Pool
+) -> tuple[Integers, dict[str, int]]:
+    """Labels after the cut, and what it did."""
+    result = cut_components(
+        labels,
+        lambda: graph_edges(graph, threshold),
+        pool.vectors,
+        max_size=config.max_size,
+        strict_threshold=max(config.strict_threshold, threshold),
+        medoid_threshold=config.medoid_threshold,
+    )
+    numbers = dataclasses.asdict(dataclasses.replace(result, labels=np.zeros(0, dtype=np.int64)))
+    return result.labels, {name: int(number) for name, number in numbers.items() if name != "labels"}
 
 
-def store_edges(path: str, edges: Iterator[Edges]) -> FileEntry:
-    """The edges as Parquet: left < right are row numbers over all parts. Memory: one block."""
-    schema = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("similarity", pa.float32())])
-    num_rows = 0
-    with write_atomic(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for block in edges:
-            writer.write_table(pa.table(list(block), schema=schema))
-            num_rows += len(block.left)
-    size, digest = file_sha256(path)
-    return FileEntry(EDGES, num_rows, size, digest)
+def size_facts(sizes: Integers, max_component: int) -> dict[str, Any]:
+    """The histogram of components by size, and an alarm, logged too, when one is larger than `max_component`."""
+    histogram = size_histogram(sizes)
+    largest = max(histogram, default=0)
+    facts: dict[str, Any] = {"component_sizes": size_table(histogram), "largest_component": largest}
+    if largest > max_component:
+        count = sum(number for size, number in histogram.items() if size > max_component)
+        facts["alarm"] = (
+            f"{count} components of more than {max_component} images, the largest of {largest}: one image of each is "
+            "kept. Look at them; unrelated images may hang together by chains: raise self_dedup.threshold or set "
+            "self_dedup.cut."
+        )
+        run_logger().warning(f"self_dedup: {facts['alarm']}")
+    return facts
+
+
+def strongest(graph: Manifest, threshold: float, labels: Integers) -> npt.NDArray[np.float32]:
+    """Every row's largest similarity to a row of its component, 0 where there is no edge."""
+    best = np.zeros(len(labels), dtype=np.float32)
+    for edges in graph_edges(graph, threshold):
+        raise_to(best, labels, edges.left, edges.right, edges.similarity)
+    return best
+
+
+def judge(
+    stage: Stage,
+    files: PoolFiles,
+    rows: npt.NDArray[np.int64],
+    labels: Integers,
+    best: npt.NDArray[np.float32],
+    keeper: Keeper,
+) -> list[Outcome]:
+    """The stage's tables: `rows` are those in groups, with their component's label and largest similarity."""
+    batches = files.batches(_BATCH_ROWS)
+    members = np.searchsorted(rows, labels)  # numbered among the grouped rows
+    described = describe_grouped(stage, batches, rows)
+    kept_member = keepers(members, preference(described, keeper))
+    ids = described["id"]
+    verdicts = np.empty(len(rows), dtype=[("row", "<i8"), ("copy", "?"), ("value", "<f4"), *_id_fields(ids.dtype)])
+    verdicts["row"], verdicts["copy"], verdicts["value"] = rows, kept_member != np.arange(len(rows)), best
+    verdicts["other"], verdicts[GROUP] = ids[kept_member], ids[members]
+    parts = []
+    for number, batch in enumerate(batches):
+        path = stage.path(f"scratch-verdicts-{number:05d}.npy")
+        low, high = np.searchsorted(rows, [batch.first, batch.last])
+        save_array(path, verdicts[low:high])
+        parts += [(part, start, path) for part, start in zip(batch.parts, batch.starts, strict=True)]
+    return stage.map(judge_part, parts)
+
+
+def _id_fields(dtype: np.dtype[Any]) -> list[tuple[str, np.dtype[Any]]]:
+    return [("other", dtype), (GROUP, dtype)]
+
+
+def judge_part(part: tuple[str, int, str], out: str) -> Outcome:
+    """One part's table: copies dropped, and the groups of all its images that are in one."""
+    path, start, verdicts_path = part
+    table, found = kept(read_table(f"{path}.parquet")), load_array(verdicts_path)
+    low, high = np.searchsorted(found["row"], [start, start + len(table)])
+    mine = found[low:high]
+    verdicts, group = Verdicts.keep(len(table)), np.full(len(table), None, dtype=object)
+    for row, copy, value, other, name in mine.tolist():
+        group[row - start] = name.decode()
+        if copy:
+            verdicts.drop[row - start], verdicts.other[row - start] = "copy", other.decode()
+            verdicts.value[row - start] = value if value > 0 else np.nan
+    written = _with_group(with_verdicts(table, verdicts), pa.array(group.tolist(), pa.string()))
+    drops = count_drops(written)
+    return Outcome(len(table), len(table) - sum(drops.values()), drops, [write_table(f"{out}.parquet", written)])
+
+
+def _with_group(table: pa.Table, group: pa.Array) -> pa.Table:
+    place = table.schema.get_field_index(GROUP)
+    return table.append_column(GROUP, group) if place < 0 else table.set_column(place, GROUP, group)
