@@ -1,5 +1,6 @@
 """An earlier retrieval changes the cost, never the result: grown, shrunk, reordered and changed pools and sources."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,7 +80,9 @@ def same_result(one: Manifest, other: Manifest) -> bool:
 
 @pytest.mark.parametrize("change", [grown, shrunk, other_images, all_at_once, unchanged])
 @pytest.mark.parametrize("config", [EXACT, BY_CELLS], ids=["exact", "by cells"])
-def test_the_result_is_that_of_a_run_without_it(layout: Layout, tmp_path: Path, change, config: Retrieve) -> None:
+def test_the_result_is_that_of_a_run_without_it(
+    layout: Layout, tmp_path: Path, change: Callable[[World], World], config: Retrieve
+) -> None:
     before = World(layout)
     base, after = before.run(config), change(before)
     manifest, alone = after.run(config, base), fresh(tmp_path, after).run(config)
