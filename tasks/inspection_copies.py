@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from storage.manifest import Manifest
 from storage.tables import read_table
-from tasks.algorithms.sampling import mix, sample
+from tasks.algorithms.sampling import id_keys, mix, sample
 from tasks.algorithms.self_join import Edges
 from tasks.algorithms.threshold_sweep import ThresholdSweep, sweep_thresholds
 from tasks.edge_files import merge, select
@@ -23,6 +23,7 @@ from tasks.inspection_views import CopiesView, Group, Key, Member, Pair, Rung
 
 _MOST_EDGES_OF_A_GROUP = 2_000_000
 _MOST_MEMBERS = 10_000
+ALONE = -1
 
 Groups = npt.NDArray[np.int64]
 
@@ -86,17 +87,27 @@ def in_pool(pairs: Iterable[tuple[int, int, float]], note: str = "") -> list[Pai
 
 
 def groups_of(unique: Manifest) -> Groups:
-    """The group of each row that self-dedup judged: 8 bytes per image."""
-    parts = [read_table(path, ["group"])["group"].to_numpy() for path in unique.paths(".parquet")]
-    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
+    """A number for the group of each row that self-dedup judged, ALONE for rows without one: 8 bytes per image.
+
+    The number is a hash of the group's name (two of a billion groups share one with a chance of 5 %).
+    """
+    parts = []
+    for path in unique.paths(".parquet"):
+        column = read_table(path, ["group"])["group"]
+        there = column.is_valid().to_numpy()
+        numbers = np.full(len(column), ALONE, dtype=np.int64)
+        numbers[there] = (id_keys(column.drop_null().to_pylist(), seed=0) >> np.uint64(1)).astype(np.int64)
+        parts.append(numbers)
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
 def size_classes(groups: Groups) -> list[tuple[str, int]]:
     """How many components there are of sizes 1, 2, 3-4, 5-8, ..."""
-    _, sizes = np.unique(groups, return_counts=True)
-    classes = np.ceil(np.log2(sizes)).astype(np.int64)
+    _, sizes = np.unique(groups[groups != ALONE], return_counts=True)
+    counts = np.bincount(np.ceil(np.log2(sizes)).astype(np.int64), minlength=1)
+    counts[0] = (groups == ALONE).sum()
     found = []
-    for power, count in enumerate(np.bincount(classes).tolist()):
+    for power, count in enumerate(counts.tolist()):
         low, high = 2 ** (power - 1) + 1 if power else 1, 2**power
         found.append((f"{low:,}" if low >= high else f"{low:,}–{high:,}", count))
     return found
@@ -107,9 +118,9 @@ def largest_groups(unique: Manifest, groups: Groups, edges: Iterable[Edges], siz
 
     Of a component with more than 10,000 images that many are looked at, drawn by row.
     """
-    labels, counts = np.unique(groups, return_counts=True)
+    labels, counts = np.unique(groups[groups != ALONE], return_counts=True)
     order = np.lexsort((labels, -counts))[: sizes.groups]
-    wanted = {int(labels[place]): int(counts[place]) for place in order if counts[place] > 1}
+    wanted = {int(labels[place]): int(counts[place]) for place in order}
     keepers, rows = _members(unique, groups, list(wanted), sizes.seed)
     values = _values(unique, rows)
     inside = _edges_inside(groups, list(wanted), edges)

@@ -12,14 +12,14 @@ from storage.filesystem import write_bytes
 from storage.layout import Layout
 from storage.manifest import FileEntry, Manifest
 from storage.tables import kept, read_table, write_table
-from tasks.algorithms.components import components_of
 from tasks.algorithms.self_join import Edges
-from tasks.edge_files import write_edges
+from tasks.copy_graph import CopyGraph, copy_graph
 from tasks.inspection import Inspected
 from tasks.link_benchmark import link_benchmark
 from tasks.link_references import link_references
 from tasks.relative_dedup import RelativeDedup, relative_dedup
 from tasks.retrieve import Retrieve, SourceRule, retrieve
+from tasks.self_dedup import SelfDedup, self_dedup
 from tasks.stage import Outcome, Stage
 from tests.helpers import jpeg
 from tests.tasks.vector_stages import Made, image_row, made_stage, unit
@@ -63,7 +63,6 @@ class World:
     references: np.ndarray
     reference_names: list[str]
     edges: Edges
-    groups: np.ndarray
     embeddings: np.ndarray
     query_vectors: np.ndarray
     sources: list[str]
@@ -78,15 +77,13 @@ class World:
 def make_world(layout: Layout, *, address: str | None = None) -> World:
     """72 pool images, 33 queries of three sources, two benchmarks; `address` is every image's URL, if given."""
     images, url = Images(layout), ({"url": address} if address else {})
-    descriptors = scattered(np.arange(POOL) % 9, 0.22, 1)
+    descriptors = scattered(np.arange(POOL) % 12, 0.25, 1)
     rows = [images.row(number, **url) for number in range(POOL)]
     cut = 31
     described = made_stage(layout, "describe", [rows[:cut], rows[cut:]], [descriptors[:cut], descriptors[cut:]])
     edges = pairs_above(descriptors, LOWEST)
-    graph = made_graph(layout, described, edges)
-    linked = edges.similarity > np.float32(COPY)
-    groups = np.asarray(components_of(POOL, [(edges.left[linked], edges.right[linked])])).astype(np.int64)
-    unique = made_unique(layout, described, groups, edges)
+    graph = copy_graph.fn(described, CopyGraph(threshold=LOWEST), layout)
+    unique = self_dedup.fn(described, graph, SelfDedup(threshold=COPY), layout)
 
     names = [name for name, count in BENCHMARKS.items() for _ in range(count)]
     references = scattered(np.arange(len(names)) % 4, 0.3, 2)
@@ -112,7 +109,7 @@ def make_world(layout: Layout, *, address: str | None = None) -> World:
     chosen = retrieve.fn(embedded, clustered, queries, config, layout)
     images.write()
     run = Inspected(described, graph, unique, embedded, clustered, chosen, queries, clean, known, links)
-    arrays = (descriptors, references, names, edges, groups, embeddings, query_vectors, sources, clusters)
+    arrays = (descriptors, references, names, edges, embeddings, query_vectors, sources, clusters)
     return World(layout, run, *arrays, config)
 
 
@@ -121,46 +118,21 @@ def rule(source: str, *modes: str, **numbers: int) -> SourceRule:
 
 
 def products(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Cosines [left, right] as the stages compute them, as float64 of float16 vectors of unit length."""
+    """[left, right] products of float16 vectors, in float64."""
     return np.asarray(left.astype(np.float64) @ right.astype(np.float64).T)
+
+
+def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """[left, right] cosines: rounded to float16, vectors are not quite of length 1."""
+    lengths = [np.linalg.norm(side.astype(np.float64), axis=1) for side in (left, right)]
+    return np.asarray(products(left, right) / np.outer(*lengths))
 
 
 def pairs_above(vectors: np.ndarray, threshold: float) -> Edges:
     """All pairs, by brute force."""
-    similarity = products(vectors, vectors).astype(np.float32)
+    similarity = cosines(vectors, vectors).astype(np.float32)
     left, right = np.nonzero(np.triu(similarity > threshold, 1))
     return Edges(left.astype(np.int64), right.astype(np.int64), similarity[left, right])
-
-
-def made_graph(layout: Layout, described: Manifest, edges: Edges) -> Manifest:
-    """A copy graph of two files."""
-    stage = Stage("copy_graph", version=1, config=Made(), inputs={"described": described}, layout=layout)
-    half = len(edges.left) // 2
-    parts = [Edges(*(column[:half] for column in edges)), Edges(*(column[half:] for column in edges))]
-    files = [write_edges(stage.path(f"edges-{number:05d}.parquet"), [part]) for number, part in enumerate(parts)]
-    return stage.publish([Outcome(POOL, POOL)], files=files, facts={"threshold": LOWEST})
-
-
-def made_unique(layout: Layout, described: Manifest, groups: np.ndarray, edges: Edges) -> Manifest:
-    """self_dedup's tables: the first image of each group is kept."""
-    best = np.zeros(POOL, dtype=np.float32)
-    for end in (edges.left, edges.right):
-        np.maximum.at(best, end, edges.similarity)
-    stage = Stage("self_dedup", version=1, config=Made(), inputs={"described": described}, layout=layout)
-    start, outcomes = 0, []
-    for number, path in enumerate(described.paths(".parquet")):
-        table = kept(read_table(path))
-        here = np.arange(start, start + len(table))
-        dropped = groups[here] != here
-        drop = pa.array(["copy" if copy else None for copy in dropped], pa.string())
-        table = table.set_column(table.schema.get_field_index("drop"), "drop", drop)
-        value = pa.array([float(best[row]) if copy else None for row, copy in zip(here, dropped, strict=True)])
-        table = table.set_column(table.schema.get_field_index("value"), "value", value.cast(pa.float32()))
-        entry = write_table(stage.path(f"part-{number:05d}.parquet"), table.append_column("group", [groups[here]]))
-        copies = int(dropped.sum())
-        outcomes.append(Outcome(len(table), len(table) - copies, {"copy": copies}, [entry]))
-        start += len(table)
-    return stage.publish(outcomes, facts={"threshold": COPY})
 
 
 def made_clusters(layout: Layout, embedded: Manifest, embeddings: np.ndarray) -> tuple[np.ndarray, Manifest]:

@@ -21,6 +21,7 @@ from tests.tasks.inspection_world import (
     SOURCES,
     World,
     components,
+    cosines,
     make_world,
     products,
 )
@@ -67,7 +68,7 @@ def test_counts_of_benchmarks_by_threshold_are_those_of_each_graph_rebuilt(
 ) -> None:
     kept = np.array([row["drop"] is None for row in rows_of(world.run.unique)])
     names = np.array(world.reference_names)
-    across, among = products(world.descriptors, world.references), products(world.references, world.references)
+    across, among = cosines(world.descriptors, world.references), cosines(world.references, world.references)
     assert world.run.clean is not None
     for name in BENCHMARKS:
         (curves,) = page_of(pages, name.replace("/", "-")).curves("threshold", "for it", "for any")
