@@ -116,13 +116,13 @@ class EdgeLimiter:
     def __init__(self, num_rows: int, *, neighbours: int, at_once: int = 1 << 22) -> None:
         self.num_rows, self.neighbours, self.at_once = num_rows, neighbours, at_once
         self._blocks: list[Edges] = []
-        self._num_held = self._num_limited = 0
+        self.num_held = self._num_limited = 0
 
     def add(self, edges: Edges) -> None:
         """One more block, in any order."""
         self._blocks.append(edges)
-        self._num_held += len(edges.left)
-        if self._num_held > max(self.at_once, 2 * self._num_limited):
+        self.num_held += len(edges.left)
+        if self.num_held > max(self.at_once, 2 * self._num_limited):
             self._limit()
 
     def result(self) -> Edges:
@@ -132,7 +132,7 @@ class EdgeLimiter:
 
     def _limit(self) -> None:
         limited = limit_edges(join_blocks(self._blocks), num_rows=self.num_rows, neighbours=self.neighbours)
-        self._blocks, self._num_held, self._num_limited = [limited], len(limited.left), len(limited.left)
+        self._blocks, self.num_held, self._num_limited = [limited], len(limited.left), len(limited.left)
 
 
 class ForestBuilder:
@@ -142,13 +142,13 @@ class ForestBuilder:
     def __init__(self, *, at_once: int = 1 << 22) -> None:
         self.at_once = at_once
         self._blocks: list[Edges] = []
-        self._num_held = self._num_thinned = 0
+        self.num_held = self._num_thinned = 0
 
     def add(self, edges: Edges) -> None:
         """One more block, in any order."""
         self._blocks.append(edges)
-        self._num_held += len(edges.left)
-        if self._num_held > max(self.at_once, 2 * self._num_thinned):
+        self.num_held += len(edges.left)
+        if self.num_held > max(self.at_once, 2 * self._num_thinned):
             self._thin()
 
     def result(self) -> Edges:
@@ -158,7 +158,7 @@ class ForestBuilder:
 
     def _thin(self) -> None:
         forest = spanning_forest(by_rows(join_blocks(self._blocks)))
-        self._blocks, self._num_held, self._num_thinned = [forest], len(forest.left), len(forest.left)
+        self._blocks, self.num_held, self._num_thinned = [forest], len(forest.left), len(forest.left)
 
 
 def _select(edges: Edges, which: Mask | Rows) -> Edges:
