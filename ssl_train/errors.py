@@ -4,7 +4,8 @@ TrainError
 ├── ConfigError          a setting that is unknown, out of range or contradicts another
 ├── DataError            no images, or too many that cannot be decoded
 ├── CheckpointError      a checkpoint that is missing, altered or of another model
-└── NonFiniteLossError   too many steps in a row without a finite loss and gradient
+├── NonFiniteLossError   too many steps in a row without a finite loss and gradient
+└── ExportError          a network that cannot be written in the form asked for
 """
 
 
@@ -26,3 +27,7 @@ class CheckpointError(TrainError):
 
 class NonFiniteLossError(TrainError):
     """Too many steps in a row without a finite loss and gradient."""
+
+
+class ExportError(TrainError):
+    """A network cannot be written in the form that was asked for."""

@@ -161,10 +161,10 @@ class VisionTransformer(nn.Module):
                 raise ValueError("this network has no mask token; build it with mask_token=true to mask patches")
             x = torch.where(mask.unsqueeze(-1), self.mask_token.to(x.dtype), x)
         positions = self.positions(grid.shape[1], grid.shape[2]).to(x.dtype)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1) + positions
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1) + positions
         if self.register_tokens is None:
             return x
-        registers = self.register_tokens.expand(len(x), -1, -1).to(x.dtype)
+        registers = self.register_tokens.expand(x.shape[0], -1, -1).to(x.dtype)
         return torch.cat([x[:, :1], registers, x[:, 1:]], dim=1)
 
     def positions(self, rows: int, columns: int) -> Float[Tensor, "1 tokens dim"]:

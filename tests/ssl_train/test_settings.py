@@ -20,8 +20,16 @@ from ssl_train.errors import ConfigError
 from ssl_train.methods import DinoV2
 
 PUBLISHED_PROCESSES = {
-    **{"vitl16_short": 32, "vitl14_long": 96, "vitg14": 256, "vits16_sample": 1, "debug": 2, "vith16_in22k": 64},
-    **{"vits14_distilled": 64, "vitb14_distilled": 64, "vitl14_distilled": 64, "highres518": 96},
+    "vitl16_short": 32,
+    "vitl14_long": 96,
+    "vitg14": 256,
+    "vits16_sample": 1,
+    "debug": 2,
+    "vith16_in22k": 64,
+    "vits14_distilled": 64,
+    "vitb14_distilled": 64,
+    "vitl14_distilled": 64,
+    "highres518": 96,
 }
 
 
