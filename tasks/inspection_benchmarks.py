@@ -45,7 +45,7 @@ def sweep_benchmarks(
     marks = [np.flatnonzero(links.name_of == links.names.index(name)) + num_pool for name in names]
     return sweep_thresholds(
         num_pool + links.num_references,
-        lambda: _graph(graph, links, grid[0]),
+        _graph(graph, links, grid[0]),
         grid,
         marks=marks,
         counted=num_pool,

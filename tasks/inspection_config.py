@@ -41,4 +41,4 @@ class Inspection(StageConfig):
     seed: int = 0
     """Seed of what is drawn."""
     held_edges: Annotated[int, Field(ge=1)] = 50_000_000
-    """Edges held at a time while thresholds are tried (18 bytes each); more are read in several passes."""
+    """Edges held at a time while thresholds are tried (18 bytes each), or twice the images that have one."""

@@ -1,6 +1,6 @@
 """What the page on copies shows, read from the copy graph and the verdicts of self-dedup; no image is described again.
 
-Memory: 17 bytes per image (the sweep's union-find, then 16 for groups) and what the sweep and the page hold of edges.
+Memory: 16 bytes per image (the sweep, then the groups), 18 bytes per held edge and what the page shows.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,11 +29,11 @@ Groups = npt.NDArray[np.int64]
 
 
 def view_copies(described: Manifest, graph: Manifest, unique: Manifest, sizes: Inspection) -> CopiesView:
-    """The page's content. Three passes over the edges, and more where they do not fit `sizes.held_edges`."""
+    """The page's content. Three passes over the edges."""
     threshold, lowest = float(unique.facts["threshold"]), float(graph.facts["threshold"])
     sweep = sweep_thresholds(
         described.rows_kept,
-        lambda: graph_edges(graph, lowest),
+        graph_edges(graph, lowest),
         threshold_grid(lowest, threshold),
         held_edges=sizes.held_edges,
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tasks.algorithms.threshold_sweep import EdgeBlocks, ThresholdSweep, sweep_thresholds
+from tasks.algorithms.threshold_sweep import ThresholdSweep, sweep_thresholds
 
 THRESHOLDS = [0.45, 0.5, 0.6, 0.61, 0.8, 0.95]
 
@@ -21,15 +21,12 @@ class Graph:
         self.similarity = rng.uniform(0.4, 1.0, num_edges).astype(np.float32)
         self.similarity[:10] = np.float32(0.6)
 
-    def blocks(self, size: int, order: np.ndarray | None = None) -> EdgeBlocks:
+    def blocks(self, size: int, order: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         index = np.arange(len(self.left)) if order is None else order
 
-        def read() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-            for start in range(0, len(index), size):
-                here = index[start : start + size]
-                yield self.left[here], self.right[here], self.similarity[here]
-
-        return read
+        for start in range(0, len(index), size):
+            here = index[start : start + size]
+            yield self.left[here], self.right[here], self.similarity[here]
 
     def components(self, threshold: float) -> list[set[int]]:
         """By flooding from row to row: slow, and nothing like a union-find."""
@@ -100,17 +97,17 @@ def test_blocks_order_and_memory_change_nothing(block: int, held: int) -> None:
 
 
 def test_a_graph_without_edges_drops_nothing() -> None:
-    sweep = sweep_thresholds(3, list, [0.5])
+    sweep = sweep_thresholds(3, [], [0.5])
     assert (sweep.dropped.tolist(), sweep.largest.tolist(), sweep.edges.tolist()) == ([0], [1], [0])
 
 
 @pytest.mark.parametrize("thresholds", [[], [0.5, 0.5], [0.6, 0.5]])
 def test_thresholds_that_do_not_increase_are_refused(thresholds: list[float]) -> None:
     with pytest.raises(ValueError, match="must increase"):
-        sweep_thresholds(3, list, thresholds)
+        sweep_thresholds(3, [], thresholds)
 
 
 def test_an_edge_to_a_row_that_is_not_there_is_refused() -> None:
     edges = [(np.array([0]), np.array([3]), np.array([0.9], dtype=np.float32))]
     with pytest.raises(IndexError, match="row 3 in a graph of 3"):
-        sweep_thresholds(3, lambda: edges, [0.5])
+        sweep_thresholds(3, edges, [0.5])
