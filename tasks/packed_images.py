@@ -126,7 +126,8 @@ def rows_of(table: pa.Table) -> list[Row]:
 
 def write_shard(rows: Sequence[Row], tar: str, images: Images, layout: Layout) -> Outcome:
     """The tar and its index. Raises ChecksumMismatch for an image whose bytes are not the ones that were judged."""
-    ranges = [(layout.resolve(row.image_file), row.image_offset, row.image_bytes) for row in rows]
+    files = {name: layout.resolve(name) for name in {row.image_file for row in rows}}
+    ranges = [(files[row.image_file], row.image_offset, row.image_bytes) for row in rows]
     return write_samples(_encoded(rows, ranges, images), tar)
 
 
