@@ -25,7 +25,7 @@ class PartLeaks:
     """A part of self_dedup's table, and for each of its kept rows what `LeakGraph.leaks` says."""
 
     table: str
-    reference: npt.NDArray[np.int64]
+    reference: npt.NDArray[np.integer]
     direct: npt.NDArray[np.bool_]
     similarity: npt.NDArray[np.float32]
 
@@ -37,9 +37,15 @@ class LeakJudge:
     """
 
     def __init__(
-        self, references: Sequence[References], unique: Manifest, *, threshold: float, borderline_pairs: int
+        self,
+        references: Sequence[References],
+        unique: Manifest,
+        *,
+        threshold: float,
+        through_copies: bool,
+        borderline_pairs: int,
     ) -> None:
-        self.references, self.threshold = references, threshold
+        self.references, self.threshold, self.through_copies = references, threshold, through_copies
         self.ids = np.concatenate([one.ids for one in references])
         starts = np.cumsum([0, *(len(one.names) for one in references)])
         self.name_of = np.concatenate([one.name_of + start for one, start in zip(references, starts, strict=False)])
@@ -61,7 +67,8 @@ class LeakJudge:
         self.links = {one.inputs["references"]: one for one in links if "references" in one.inputs}
         self._check(links, described)
         for block in pairs:
-            block = select(block, self.kept[block.left] & self.kept[block.right])
+            if not self.through_copies:
+                block = select(block, self.kept[block.left] & self.kept[block.right])
             self.graph.join_pool(block.left, block.right, block.similarity)
         starts = group_starts(described)
         for one, offset in zip(self.references, self.offsets, strict=False):
@@ -75,9 +82,9 @@ class LeakJudge:
                 self.graph.join_references(block.left + self.offsets[left], block.right + self.offsets[right])
 
     def _link(self, pairs: Edges) -> None:
-        pairs = select(pairs, self.kept[pairs.left])
-        self.borderline.add(pairs, self.name_of)
-        pairs = select(pairs, pairs.similarity > self.threshold)
+        stays = self.kept[pairs.left]
+        self.borderline.add(select(pairs, stays), self.name_of)
+        pairs = select(pairs, (pairs.similarity > self.threshold) & (stays | self.through_copies))
         self._num_pairs += np.bincount(self.name_of[pairs.right], minlength=len(self._num_pairs))
         self.graph.link(pairs.left, pairs.right, pairs.similarity)
 

@@ -21,54 +21,73 @@ class Leaks(NamedTuple):
     of its component, with the similarity of its nearest neighbour in the pool.
     """
 
-    reference: npt.NDArray[np.int64]
+    reference: Integers
     direct: npt.NDArray[np.bool_]
     similarity: npt.NDArray[np.float32]
 
 
 class LeakGraph:
-    """Add edges in any order, then ask for the leaks. Memory: 12 bytes per row of the pool, 5 per reference (20 and 9
-    where there are 2**31 rows or more); edges are never held."""
+    """Add all edges, in any order, then ask for the leaks. Memory: 12 bytes per row of the pool, 5 per reference (20
+    and 9 where there are 2**31 rows or more); edges are never held."""
 
     def __init__(self, num_references: int, num_pool: int) -> None:
         self.num_references, self.num_pool = num_references, num_pool
         self._forest = Components(num_references + num_pool)
         self._best = np.zeros(num_pool, dtype=np.float32)
         self._direct = np.full(num_pool, -1, dtype=self._forest.parents.dtype)
+        self._flat = False
         self.touched = np.zeros(num_references, dtype=np.bool_)
 
     def join_pool(self, left: Integers, right: Integers, similarity: Floats) -> None:
-        """Two rows of the pool each, and their cosine."""
-        self._forest.add(left + self.num_references, right + self.num_references)
+        """Two rows of the pool each, and their cosine. Raises IndexError for rows that are not there, as all here."""
+        _check(left, self.num_pool, "image")
+        _check(right, self.num_pool, "image")
+        self._join(left + self.num_references, right + self.num_references)
         for rows in (left, right):
             _raise_best(self._best, self._direct, rows, similarity)
 
     def join_references(self, left: Integers, right: Integers) -> None:
         """Two references each."""
-        if max(left.max(initial=-1), right.max(initial=-1)) >= self.num_references:
-            raise IndexError(f"edge to a reference beyond the {self.num_references} there are")
-        self._forest.add(left, right)
+        _check(left, self.num_references, "reference")
+        _check(right, self.num_references, "reference")
+        self._join(left, right)
 
     def link(self, rows: Integers, references: Integers, similarity: Floats) -> None:
         """A row of the pool and a reference each, and their cosine."""
-        if references.max(initial=-1) >= self.num_references or rows.min(initial=0) < 0:
-            raise IndexError(f"link outside of {self.num_pool} rows and {self.num_references} references")
-        self._forest.add(references, rows + self.num_references)
+        _check(rows, self.num_pool, "image")
+        _check(references, self.num_references, "reference")
+        self._join(references, rows + self.num_references)
         _link_best(self._best, self._direct, rows, references, similarity)
         self.touched[references] = True
 
+    def _join(self, left: Integers, right: Integers) -> None:
+        self._forest.add(left, right)
+        self._flat = False
+
     def leaks(self, rows: Integers) -> Leaks:
-        """Of these rows of the pool."""
-        label = self._forest.labels()[rows + self.num_references]
-        first = np.where(label < self.num_references, label, -1).astype(np.int64)
+        """Of these rows of the pool. Cost: of the rows asked for, once all have been made ready."""
+        label = self._labels()[rows + self.num_references]
         direct = self._direct[rows] >= 0
-        reference = np.where(direct, self._direct[rows], first).astype(np.int64)
+        first = np.where(label < self.num_references, label, -1)
+        reference = np.where(direct, self._direct[rows], first).astype(label.dtype)
         return Leaks(reference, direct, np.where(reference >= 0, self._best[rows], np.float32(np.nan)))
+
+    def _labels(self) -> Integers:
+        if not self._flat:
+            self._forest.labels()
+            self._flat = True
+        return self._forest.parents
 
     def component_sizes(self) -> Integers:
         """Rows and references of each component that holds a reference, the largest first. Memory: 4 bytes per row."""
-        sizes = component_sizes(self._forest.labels())[: self.num_references]
+        sizes = component_sizes(self._labels())[: self.num_references]
         return np.sort(sizes[sizes > 0])[::-1]
+
+
+def _check(rows: Integers, count: int, what: str) -> None:
+    low, high = rows.min(initial=0), rows.max(initial=-1)
+    if low < 0 or high >= count:
+        raise IndexError(f"edge to {what} {low if low < 0 else high} where there are {count}")
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

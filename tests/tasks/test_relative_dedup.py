@@ -1,8 +1,10 @@
 """Whatever hangs together with a benchmark's image goes, directly or through other images, and says with which."""
 
+import pickle
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from storage.filesystem import read_bytes
 from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.tables import read_table
-from tasks import benchmark_links
+from tasks import benchmark_links, stage
 from tasks import link_references as among
 from tasks.benchmark_links import LinkJoin, LinkRecallTooLow
 from tasks.copy_graph import ThresholdTooLow
@@ -20,6 +22,7 @@ from tasks.link_benchmark import link_benchmark
 from tasks.link_references import link_references
 from tasks.pool import NoImages
 from tasks.relative_dedup import RelativeDedup, relative_dedup
+from tasks.stage import PartsFailed
 from tests.tasks.leak_stages import Leaks, benchmark_of, cosines, graph_of, matrix, pool_of, run_stages, unique_of
 from tests.tasks.vector_stages import at_cosines, image_row, made_stage, rows_of
 
@@ -108,14 +111,18 @@ def test_the_most_similar_reference_stands_for_a_direct_link_and_its_benchmark_i
     assert [(one["touched"], one["dropped_direct"]) for one in (table["a/test"], table["b/test"])] == [(1, 0), (1, 1)]
 
 
-def test_a_chain_may_run_through_a_copy_that_self_dedup_dropped_only_by_its_keeper(layout: Layout) -> None:
-    """Images that are gone already join nothing: 1 hangs on the reference through 2 alone."""
+def test_images_that_self_dedup_dropped_join_nothing_unless_the_config_says_so(layout: Layout) -> None:
+    """Image 1 hangs on the reference through 2 alone, which is a copy of 3."""
     chain = at_cosines([0.5, 0.5], DIM, 0)
-    described, references = pool_of(layout, chain[[2, 1]]), [benchmark_of(layout, "a/test", chain[:1], 100)]
-    with_it, _ = run_stages(described, references, layout)
-    without, _ = run_stages(described, references, layout, copies={2})
-    assert set(dropped(with_it)) == {1, 2}
-    assert dropped(without) == {}
+    described = pool_of(layout, np.stack([chain[2], chain[1], np.eye(DIM)[9]]))
+    references = [benchmark_of(layout, "a/test", chain[:1], 100)]
+    runs = [
+        run_stages(described, references, layout, copies=copies, through_copies=through)[0]
+        for copies, through in (((), False), ({2}, False), ({2}, True))
+    ]
+    assert [set(dropped(manifest)) for manifest in runs] == [{1, 2}, set(), {1}]
+    assert dropped(runs[2]) == {1: (100, "a/test through a chain", 0.5)}
+    assert [manifest.facts["benchmarks"]["a/test"]["touched"] for manifest in runs] == [1, 0, 1]
 
 
 def test_a_component_may_run_through_references(layout: Layout) -> None:
@@ -227,6 +234,51 @@ def test_a_pool_that_has_grown_joins_its_new_groups_alone(tmp_path: Path, monkey
     fresh, _ = run_stages(pool_of(full, pool, [20, 40]), named(full), full, threshold=0.6)
     assert rows_of(grown) == rows_of(fresh)
     assert grown.fingerprint == fresh.fingerprint
+
+
+def test_a_run_that_was_cut_goes_on_and_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_links, "PARTS_OF_A_GROUP", 1)
+    pool, sets = random_web(6, 60)
+    layouts = [Layout(str(tmp_path / name)) for name in ("cut", "whole")]
+    made = [(pool_of(one, pool, [20, 40]), benchmark_of(one, "a/test", sets["cars/test"], 100)) for one in layouts]
+    config = RelativeDedup(self_test=None)
+    with monkeypatch.context() as patched:
+        calls, find = [0], benchmark_links.Side.find
+
+        def cut_short(self: benchmark_links.Side, vectors: np.ndarray) -> object:
+            calls[0] += 1
+            if calls[0] == 2:
+                raise OSError("the machine went away")
+            return find(self, vectors)
+
+        patched.setattr(benchmark_links.Side, "find", cut_short)
+        with pytest.raises(PartsFailed, match="the machine went away"):
+            link_benchmark.fn(*made[0], config, layouts[0])
+    computed = count_joins(monkeypatch)
+    resumed = link_benchmark.fn(*made[0], config, layouts[0])
+    assert computed["link_group"] == 1
+    assert resumed.files == link_benchmark.fn(*made[1], config, layouts[1]).files
+
+
+def test_the_result_does_not_depend_on_where_and_in_which_order_parts_are_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark_links, "PARTS_OF_A_GROUP", 1)
+    pool, sets = random_web(8, 60)
+    results = []
+    for name in ("here", "there"):
+        layout = Layout(str(tmp_path / name))
+        named = [benchmark_of(layout, name, one, 1000 * (n + 1)) for n, (name, one) in enumerate(sets.items())]
+        manifest, links = run_stages(pool_of(layout, pool, [20, 40]), named, layout, threshold=0.6)
+        results.append((manifest.files, [one.files for one in links]))
+        monkeypatch.setattr(stage, "map_parts", from_the_last)
+    assert results[0] == results[1]
+
+
+def from_the_last(function: Callable[..., Any], calls: Sequence[Any], **_: Any) -> tuple[list[Any], dict[int, Any]]:
+    """`map_parts` as distant workers do it: what they are given and what they give back is pickled."""
+    given = [pickle.loads(pickle.dumps((function, call))) for call in reversed(calls)]
+    return [pickle.loads(pickle.dumps(work(*call))) for work, call in given][::-1], {}
 
 
 def count_joins(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:

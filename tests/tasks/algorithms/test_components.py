@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from tasks.algorithms.components import Components, component_sizes, keepers, size_histogram
+from tasks.algorithms.components import Components, component_sizes, components_of, keepers, size_histogram
 
 
 def smallest_of_component(num_rows: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -36,13 +38,64 @@ def test_a_long_chain_added_from_its_end_is_one_component() -> None:
     assert not forest.labels().any()
 
 
-def test_the_forest_takes_four_bytes_per_row() -> None:
-    assert Components(1000).parents.nbytes == 4000
+@pytest.mark.parametrize("name", ["random", "chains", "stars", "copies"])
+def test_components_of_two_million_edges_are_scipys_whatever_their_order(name: str) -> None:
+    num_rows, num_edges = 400_000, 2_000_000
+    random = np.random.default_rng(7)
+    left = random.integers(0, num_rows, num_edges)
+    right = {
+        "random": random.integers(0, num_rows, num_edges),
+        "chains": np.minimum(left + 1, num_rows - 1),
+        "stars": left % 1000,
+        "copies": left // 16 * 16 + random.integers(0, 16, num_edges),
+    }[name]
+    place = random.permutation(num_rows)
+    left, right = place[left], place[right]
+    expected = smallest_of_component(num_rows, left, right)
+    for order in (np.lexsort((right, left)), random.permutation(num_edges)):
+        blocks = ((left[rows], right[rows]) for rows in np.array_split(order, 13))
+        assert np.array_equal(components_of(num_rows, blocks), expected)
 
 
-def test_an_edge_that_leaves_the_graph_is_refused() -> None:
+def test_memory_is_four_bytes_per_row_whatever_the_number_of_edges() -> None:
+    """Eight where there are 2**31 rows or more: never above 8, sizes and labels included one at a time."""
+    forest = Components(100_000)
+    arrays = [value for value in vars(forest).values() if isinstance(value, np.ndarray)]
+    assert [array.nbytes for array in arrays] == [400_000]
+    random = np.random.default_rng(0)
+    tracemalloc.start()
+    for _ in range(20):
+        forest.add(*random.integers(0, 100_000, size=(2, 10_000)))
+    labels = forest.labels()
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 50_000, "edges are not held"
+    assert np.shares_memory(labels, forest.parents)
+    assert component_sizes(labels).nbytes == 400_000
+
+
+def test_rows_beyond_two_to_the_31_get_eight_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def no_memory(count: int, dtype: type) -> np.ndarray:
+        asked.append((count, np.dtype(dtype).itemsize))
+        return np.zeros(1, dtype)
+
+    monkeypatch.setattr(np, "arange", no_memory)
+    for count in (2**31 - 1, 2**31):
+        Components(count)
+    assert asked == [(2**31 - 1, 4), (2**31, 8)]
+
+
+def test_an_edge_that_leaves_the_graph_is_refused_and_nothing_is_joined() -> None:
+    forest = Components(7)
     with pytest.raises(IndexError, match="row 7 in a graph of 7"):
-        Components(7).add(np.array([0]), np.array([7]))
+        forest.add(np.array([0, 0]), np.array([1, 7]))
+    with pytest.raises(IndexError, match="row -1 in a graph of 7"):
+        forest.add(np.array([2, -1]), np.array([3, 3]))
+    with pytest.raises(ValueError, match="2 left ones, 1 right ones"):
+        forest.add(np.array([0, 1]), np.array([1]))
+    assert forest.labels().tolist() == list(range(7))
 
 
 def test_the_histogram_counts_components_by_size() -> None:
