@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tasks.algorithms import kmeans_seeding as seeding
 from tasks.algorithms.blocks import Array, Floats, VectorSource
+from tasks.algorithms.kmeans_device import DeviceSums, to_device
 from tasks.algorithms.kmeans_nearest import Centroids, Precision, own_cosines
 from tasks.algorithms.kmeans_sums import Moved, Sums, move, split_for_empty
 from tasks.algorithms.sampling import Keys, mix
@@ -128,8 +129,15 @@ def assign(
 def sum_up(vectors: VectorSource, centroids: Centroids, *, block_rows: int = _BLOCK_ROWS) -> Sums:
     """Assigns all rows and sums them up by cluster, in one pass."""
     sums = Sums(*centroids.exact.shape)
+    if centroids.device.type == "cpu":
+        for _, block in vectors.blocks(block_rows):
+            sums.add(block, centroids.nearest(block))
+        return sums
+    there = DeviceSums(len(centroids.exact), centroids.exact.shape[1], centroids.device)
     for _, block in vectors.blocks(block_rows):
-        sums.add(block, centroids.nearest(block))
+        rows = to_device(block, centroids.device)
+        there.add(rows, centroids.on_device.nearest(rows))
+    sums.sums, sums.counts = there.sums.cpu().numpy(), there.counts.cpu().numpy()
     return sums
 
 

@@ -16,14 +16,13 @@ import torch
 
 from tasks.algorithms import kmeans_kernels as kernels
 from tasks.algorithms.blocks import Array, Floats
-from tasks.algorithms.kmeans_device import nearest_on_device
+from tasks.algorithms.kmeans_device import DeviceCentroids, Reach, to_device
 
 Precision = Literal["auto", "int8", "bfloat16", "float16", "float32"]
 Labels = npt.NDArray[np.int32]
 
 _TILE_ROWS = 1024
 _TILE_COLUMNS = 4096
-_RESULT_UNIT = {"bfloat16": 2.0**-8, "float16": 2.0**-10}
 
 
 def on_grid(array: Array) -> Floats:
@@ -52,15 +51,19 @@ class Centroids:
         self.precision = fastest_precision(device) if precision == "auto" else precision
         if self.precision == "int8" and self.device.type != "cpu":
             raise ValueError("int8 products are for the CPU; a GPU takes float16, bfloat16 or float32")
+        if self.device.type != "cpu":
+            self.on_device = DeviceCentroids(self.exact, self.precision, self.device)
+            return
         if self.precision == "int8":
             self.rotation = kernels.Rotation(self.exact.shape[1])
             self.low, self.scale, errors = self.rotation.common_int8(self.exact)
         else:
-            exact = torch.from_numpy(self.exact).to(self.device)
+            exact = torch.from_numpy(self.exact)
             self.low, self.scale = exact.to(getattr(torch, self.precision)), 1.0
-            errors = (exact - self.low.float()).norm(dim=1).cpu().numpy()
-        self.error = float(errors.max(initial=0.0))
-        self.length = float(np.linalg.norm(self.exact, axis=1).max(initial=0.0)) + self.error
+            errors = (exact - self.low.float()).norm(dim=1).numpy()
+        error = float(errors.max(initial=0.0))
+        length = float(np.linalg.norm(self.exact, axis=1).max(initial=0.0)) + error
+        self.reach = Reach(length, error, self.exact.shape[1], self.precision)
 
     def nearest(self, block: Array) -> Labels:
         """The centroid with the largest product with each row of `block` [rows, dim]; of equal ones the lowest.
@@ -71,7 +74,7 @@ class Centroids:
         if block.shape[1] != self.exact.shape[1]:
             raise ValueError(f"vectors of {block.shape[1]} dimensions, centroids of {self.exact.shape[1]}")
         if self.device.type != "cpu":
-            return nearest_on_device(self, block)
+            return self.on_device.nearest(to_device(block, self.device)).cpu().numpy().astype(np.int32)
         labels = np.zeros(len(block), dtype=np.int32)
         for start in range(0, len(block) if len(self.exact) > 1 else 0, _TILE_ROWS):
             rows = np.asarray(block[start : start + _TILE_ROWS], dtype=np.float32, order="C")
@@ -92,21 +95,12 @@ class Centroids:
         """Rows in low precision, and for each how far below the best of its low products the exact best may lie."""
         if self.precision == "int8":
             low, scales, errors = self.rotation.int8(rows)
-            slack = self.slack(np.linalg.norm(rows, axis=1), errors) / (scales * self.scale)
+            slack = self.reach.slack(np.linalg.norm(rows, axis=1), errors) / (scales * self.scale)
             return low, np.ceil(slack).astype(np.float32)
         exact = torch.from_numpy(rows)
         low = exact.to(getattr(torch, self.precision))
         errors = (exact - low.float()).norm(dim=1).numpy()
-        return low, self.slack(np.linalg.norm(rows, axis=1), errors)
-
-    def slack(self, lengths: Floats, errors: Floats) -> Floats:
-        """Twice a bound on |low product - exact product| for rows of these lengths that rounding moved so far.
-
-        x.c - x'.c' = x.(c - c') + (x - x').c'; then the rounding of float32 sums (or of the rotation), of the result.
-        """
-        rounding = 2.0**-22 * self.exact.shape[1] + _RESULT_UNIT.get(self.precision, 0.0)
-        bound = lengths * self.error + errors * self.length + rounding * (lengths + errors) * self.length
-        return np.asarray(2.0 * bound * (1.0 + 1e-5), dtype=np.float32)
+        return low, np.asarray(self.reach.slack(np.linalg.norm(rows, axis=1), errors), dtype=np.float32)
 
     def _products(self, low: torch.Tensor, columns: slice) -> Array:
         centroids = self.low[columns].T

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from bench import gpu_kmeans
 from tasks.algorithms.blocks import Concatenated, InMemory
 from tasks.algorithms.kmeans import Here, KMeans, assign, fit, fit_kmeans
-from tasks.algorithms.kmeans_device import nearest_on_device
+from tasks.algorithms.kmeans_device import DeviceCentroids, DeviceSums
 from tasks.algorithms.kmeans_nearest import Centroids, on_grid
 from tasks.algorithms.kmeans_seeding import unit
 from tasks.algorithms.kmeans_sums import Sums, move, split_for_empty
@@ -45,8 +46,25 @@ def test_no_precision_changes_the_nearest_centroid(precision: str, make) -> None
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
 def test_the_device_path_gives_what_the_cpu_path_gives(precision: str) -> None:
     vectors, centroids = spiky(9000), unit(spiky(700).astype(np.float32))
-    near = Centroids(centroids, precision=precision)  # type: ignore[arg-type]
-    assert np.array_equal(nearest_on_device(near, vectors), near.nearest(vectors))
+    expected = slow_nearest(vectors, centroids)
+    rows = torch.from_numpy(vectors)
+    labels = DeviceCentroids(centroids, precision, torch.device("cpu")).nearest(rows)
+    assert np.array_equal(labels.numpy(), expected)
+    here, there = Sums(*centroids.shape), DeviceSums(*centroids.shape, torch.device("cpu"))
+    here.add(vectors, expected.astype(np.int32))
+    there.add(rows, labels)
+    assert np.array_equal(here.sums, there.sums.numpy())
+    assert np.array_equal(here.counts, there.counts.numpy())
+
+
+def test_the_gpu_benchmark_measures_a_pass_that_is_right() -> None:
+    row = gpu_kmeans.compare(600, 24, 50, device=torch.device("cpu"), precision="float32", peak=1.0)
+    assert (row["wrong_of_checked"], row["rows"]) == (0, 600)
+    rows, centroids = gpu_kmeans.rows_on(torch.device("cpu"), 600, 24), unit(spiky(40, 24).astype(np.float32))
+    labels, sums = gpu_kmeans.ours(rows, centroids, "bfloat16")
+    assert np.array_equal(labels.numpy(), slow_nearest(rows.numpy(), centroids))
+    expected = gpu_kmeans.plain(rows, centroids, "float32")[1]
+    assert torch.allclose(sums.double() / 2.0**24, expected.double(), atol=1e-4)
 
 
 @pytest.mark.gpu
@@ -64,7 +82,8 @@ def test_of_equally_near_centroids_the_lowest_wins_however_many_there_are() -> N
     for precision in ("int8", "float32"):
         near = Centroids(centroids, precision=precision)  # type: ignore[arg-type]
         assert np.array_equal(near.nearest(vectors), expected)
-    assert np.array_equal(nearest_on_device(near, vectors), expected)
+    there = DeviceCentroids(centroids, "float16", torch.device("cpu"))
+    assert np.array_equal(there.nearest(torch.from_numpy(vectors)).numpy(), expected)
 
 
 def test_centroids_closer_than_half_precision_can_tell_are_told_apart() -> None:
