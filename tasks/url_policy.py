@@ -18,6 +18,7 @@ from storage.manifest import Manifest
 from storage.tables import count_drops, kept, read_table, write_table
 from tasks.config import StageConfig
 from tasks.extract import SCHEMA
+from tasks.ledger import REMOVED, Ledger
 from tasks.stage import Outcome, Stage, stage_task
 from tasks.web.domains import lists_key, load_domain_set
 from tasks.web.errors import EmptyCrawl
@@ -61,11 +62,13 @@ class UrlPolicy(StageConfig):
 
 
 @stage_task(name="url_policy")
-def url_policy(urls: Manifest, config: UrlPolicy, layout: Layout, known: Manifest | None = None) -> Manifest:
+def url_policy(
+    urls: Manifest, config: UrlPolicy, layout: Layout, known: Manifest | None = None, ledger: Ledger | None = None
+) -> Manifest:
     """Judge every URL, keep the first of equal ones, and cut the kept ones into parts for download.
 
     `known` is what earlier crawls have downloaded (a `download` stage, or several united): those URLs become
-    `known_url`; what could not be had then is tried again.
+    `known_url`; what could not be had then is tried again. What the `ledger` names becomes `removed`.
 
     Rows in id order: an id is a hash, so a host's URLs are spread evenly. Out of core in three passes: each extract
     part is judged and split by id into buckets; each bucket is freed of duplicates (the first in crawl order stays) and
@@ -78,14 +81,13 @@ def url_policy(urls: Manifest, config: UrlPolicy, layout: Layout, known: Manifes
         config=config,
         inputs={"urls": urls} | ({"known": known} if known is not None else {}),
         layout=layout,
-        also={"lists": lists} if lists else None,
+        also=({"lists": lists} if lists else {}) | ({"ledger": ledger.identity} if ledger else {}),
     )
     if stage.finished:
         return stage.reuse()
     num_buckets = max(1, -(-urls.rows_in // config.rows_per_bucket))
-    judged = stage.map(
-        judge_part, urls.paths(".parquet"), prefix="judged", config=config, lists=lists, num_buckets=num_buckets
-    )
+    plain = {"config": config, "lists": lists, "ledger": ledger, "num_buckets": num_buckets}
+    judged = stage.map(judge_part, urls.paths(".parquet"), prefix="judged", **plain)
     spread = [stage.path(entry.path) for outcome in judged for entry in outcome.files]
     earlier = known.paths(".parquet") if known is not None else []
     listed = stage.map(list_known, earlier, prefix="known", num_buckets=num_buckets)
@@ -113,15 +115,21 @@ def url_policy(urls: Manifest, config: UrlPolicy, layout: Layout, known: Manifes
     return stage.publish(outcomes, facts={"buckets": num_buckets, "parts": len(outcomes)})
 
 
-def judge_part(part: str, out: str, *, config: UrlPolicy, lists: str, num_buckets: int) -> Outcome:
+def judge_part(
+    part: str, out: str, *, config: UrlPolicy, lists: str, num_buckets: int, ledger: Ledger | None = None
+) -> Outcome:
     """One extract part → its rows with verdicts, split into buckets by id."""
     table = read_table(part)
     reason, detail = judge_urls(table["url"], policy_rules(config, lists))
+    if ledger:
+        entry = ledger.match(table)
+        removed = pc.and_(pc.is_null(reason), pc.is_valid(entry))
+        reason, detail = pc.if_else(removed, REMOVED, reason), pc.if_else(removed, entry, detail)
     table = table.set_column(table.schema.get_field_index("drop"), SCHEMA.field("drop"), reason)
     table = table.set_column(table.schema.get_field_index("detail"), SCHEMA.field("detail"), detail)
-    entry = write_groups(f"{out}.parquet", split_by_bucket(table, num_buckets), SCHEMA)
+    file = write_groups(f"{out}.parquet", split_by_bucket(table, num_buckets), SCHEMA)
     drops = count_drops(table)
-    return Outcome(table.num_rows, table.num_rows - sum(drops.values()), drops, (entry,))
+    return Outcome(table.num_rows, table.num_rows - sum(drops.values()), drops, (file,))
 
 
 def list_known(part: str, out: str, *, num_buckets: int) -> Outcome:

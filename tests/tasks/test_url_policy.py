@@ -13,6 +13,7 @@ from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.tables import kept, read_table, write_table
 from tasks.extract import SCHEMA
+from tasks.ledger import Entry, Ledger
 from tasks.url_policy import UrlPolicy, mark_duplicates, part_spans, url_policy
 from tasks.web.errors import BadDomainList, EmptyCrawl
 from tasks.web.urls import name_url
@@ -180,3 +181,15 @@ def test_a_crawl_of_known_urls_alone_says_so(tmp_path: Path, layout: Layout) -> 
     had = [(name_url(url, None).id, None) for url in URLS[:5]]
     with pytest.raises(EmptyCrawl, match="'known_url': 5"):
         url_policy.fn(crawl, UrlPolicy(), layout, known=downloaded(tmp_path / "known", had, parts=1))
+
+
+def test_what_the_ledger_names_is_not_fetched(tmp_path: Path, layout: Layout) -> None:
+    crawl = crawl_of(tmp_path, WITH_BAD)
+    url, domain = "https://host1.example/1.jpg", "host2.example"
+    entries = (Entry("url", url, "asked", "2026-01-01"), Entry("domain", domain, "asked", "2026-01-01"))
+    manifest = url_policy.fn(crawl, UrlPolicy(), layout, ledger=Ledger(entries))
+    removed = {row["url"]: row["detail"] for row in rows(manifest) if row["drop"] == "removed"}
+    assert removed.pop(url) == f"url:{url}"
+    assert set(removed) == {url for url in URLS if domain in url}
+    assert set(removed.values()) == {f"domain:{domain}"}
+    assert url_policy.fn(crawl, UrlPolicy(), layout, ledger=Ledger()).fingerprint == run(layout, crawl).fingerprint
