@@ -3,7 +3,7 @@
 fit -> assign (per span of rows) -> exchange (per span: one file, each vector once for every group of cells that it has
 a cell in) -> join (per group of cells). A cell that is larger than a group (a picture that a crawl met a million times)
 is joined tile by tile. Memory of a task: `group_bytes` of vectors, one block of products, the pairs of its rows
-(`EdgeLimiter`), and the quantiser while assigning (4 * dim bytes per cell). Disk: at most assignments * (2 * dim + 8 +
+(`EdgeLimiter`), and the quantiser while assigning (dim bytes per cell). Disk: at most assignments * (2 * dim + 8 +
 4 * assignments) bytes per image (4 KB at 512 dimensions and 4 assignments; a row's cells are often neighbours and then
 share one copy: `copies` says how many there were), until the graph is published. 1.2 billion such images at 1 GB: 1,229
 spans, about 4,900 groups.
@@ -57,10 +57,10 @@ class Group(NamedTuple):
     right: int = -1
 
 
-def fit(stage: Stage, sample: Array, *, num_rows: int, assignments: int, seed: int) -> FileEntry:
+def fit(stage: Stage, sample: Array, *, num_rows: int, assignments: int, cell_rows: int, seed: int) -> FileEntry:
     """The quantiser of the pool from a sample of its vectors, as a file of the stage."""
     path = stage.path(QUANTISER)
-    fitted = fit_quantiser(InMemory(sample), num_rows=num_rows, assignments=assignments, seed=seed)
+    fitted = fit_quantiser(InMemory(sample), num_rows=num_rows, assignments=assignments, seed=seed, cell_rows=cell_rows)
     write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in fitted._asdict().items()}))
     size, digest = file_sha256(path)
     return FileEntry(QUANTISER, len(fitted.centroids), size, digest)

@@ -10,7 +10,7 @@ from pydantic import Field
 from storage.manifest import FileEntry
 from tasks import graph_cells, graph_faiss, graph_recall
 from tasks.algorithms.cross_join import first_shared_cell
-from tasks.algorithms.quantiser import cells_wanted
+from tasks.algorithms.quantiser import CELL_ROWS, cells_wanted
 from tasks.algorithms.self_join import Edges
 from tasks.config import StageConfig
 from tasks.graph_base import Base, Known
@@ -38,6 +38,8 @@ class Cells(StageConfig):
     kind: Literal["cells"] = "cells"
     assignments: Annotated[int, Field(ge=1, le=64)] = 8
     """Cells that each image is put in: more cost, more disk and more recall."""
+    cell_rows: Annotated[int, Field(ge=16, le=65_536)] = CELL_ROWS
+    """Images of a cell, on average: fewer make more cells, which cost a worker dim bytes of memory each."""
 
 
 class Faiss(StageConfig):
@@ -186,9 +188,9 @@ def by_exact(run: Run) -> Found:
 def by_cells(run: Run, method: Cells) -> Found:
     """By cells; recall is known, and judged, before the first pair is computed."""
     config, stage, pool, assignments = run.config, run.stage, run.pool, method.assignments
-    wanted = cells_wanted(pool.num_rows, assignments=assignments)
+    wanted = cells_wanted(pool.num_rows, assignments=assignments, cell_rows=method.cell_rows)
     samples = run.samples(min(_MOST_FIT, _FIT_PER_CELL * wanted))
-    quantiser = _quantiser(run, samples, assignments)
+    quantiser = _quantiser(run, samples, method)
     queries = graph_recall.make_queries(samples, threshold=config.threshold, seed=config.seed)
     levels = graph_cells.load_quantiser(stage.path(graph_cells.QUANTISER))
     cells_of_queries = graph_recall.query_cells(queries, levels, assignments)
@@ -218,12 +220,17 @@ def by_cells(run: Run, method: Cells) -> Found:
     return Found([pairs], [quantiser], facts, Check(queries, truth, direct, advice))
 
 
-def _quantiser(run: Run, samples: Samples, assignments: int) -> FileEntry:
+def _quantiser(run: Run, samples: Samples, method: Cells) -> FileEntry:
     """The earlier graph's where there is one: its cells are what its pairs were found by."""
     if run.base is not None and any(entry.path == graph_cells.QUANTISER for entry in run.base.graph.files):
         return run.stage.adopt(run.base.graph, graph_cells.QUANTISER)
     return graph_cells.fit(
-        run.stage, samples.fit, num_rows=run.pool.num_rows, assignments=assignments, seed=run.config.seed
+        run.stage,
+        samples.fit,
+        num_rows=run.pool.num_rows,
+        assignments=method.assignments,
+        cell_rows=method.cell_rows,
+        seed=run.config.seed,
     )
 
 
