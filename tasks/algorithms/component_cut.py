@@ -20,6 +20,7 @@ import torch
 
 from tasks.algorithms.blocks import Floats, Rows, VectorSource
 from tasks.algorithms.components import Components, Integers, component_sizes
+from tasks.algorithms.sampling import mix
 from tasks.algorithms.self_join import Edges
 
 _EDGES_AT_A_TIME = 16_384
@@ -165,7 +166,8 @@ class _Pieces:
         positions = np.flatnonzero(active)
         positions = positions[np.argsort(self.labels[positions], kind="stable")]
         for piece in np.split(positions, np.flatnonzero(np.diff(self.labels[positions])) + 1):
-            order = piece[np.lexsort((piece, -sums[piece]))]
+            # Equal sums in an order that has nothing to do with the rows': a chain is cut at many places at once.
+            order = piece[np.lexsort((mix(self.members[piece].astype(np.uint64)), -sums[piece]))]
             candidates = order[: max(1, min(_MEDOIDS_AT_A_TIME, len(piece) // max_size))]
             star[piece] = self._stars(vectors, piece, candidates, threshold)
         self.settled |= star >= 0

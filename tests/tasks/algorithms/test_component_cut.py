@@ -104,6 +104,20 @@ def test_a_chain_of_strong_pairs_is_cut_by_its_medoids() -> None:
     assert sizes.sum() == 60
 
 
+def test_a_long_chain_of_equal_pairs_takes_few_rounds() -> None:
+    """30 degrees from row to row, from axis to axis: a third of all rows have the largest sum, to the last bit."""
+    axes = np.eye(1_500, dtype=np.float32)
+    turns = np.deg2rad([0, 30, 60]).astype(np.float32)[:, None, None]
+    vectors = (np.cos(turns) * axes[:-1] + np.sin(turns) * axes[1:]).transpose(1, 0, 2).reshape(-1, 1_500)
+    left = np.arange(len(vectors) - 1)
+    edges = Edges(left, left + 1, np.full(len(left), 0.866, dtype=np.float32))
+    numbers = {"max_size": 20, "strict_threshold": 0.7, "medoid_threshold": 0.8}
+    result = cut_components(labels_of(len(vectors), edges), stream(edges), InMemory(vectors), **numbers)
+    assert result.largest_before == len(vectors) == 4_497
+    assert result.largest_after <= 20
+    assert 1 < result.num_rounds <= 8
+
+
 def test_components_up_to_the_size_are_left_alone_and_the_edges_are_not_even_asked_for() -> None:
     vectors = arc(20, 0.7)
     labels = labels_of(20, all_edges(vectors))
