@@ -28,10 +28,13 @@ _MIN_ROW_GROUP = 1024
 
 def write_ordered(path: str, table: pa.Table, *, num_ranges: int) -> FileEntry:
     """`table` sorted by (order, id), in row groups of about one of `num_ranges` equal ranges of keys each."""
-    table = table.sort_by([(ORDER, "ascending"), ("id", "ascending")])
+    places = pc.sort_indices(table, sort_keys=[(ORDER, "ascending"), ("id", "ascending")])
+    table = table.combine_chunks()  # rows are gathered a group at a time: never a second whole table
     group = max(_MIN_ROW_GROUP, -(-table.num_rows // num_ranges))
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=group, write_statistics=[ORDER])
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_statistics=[ORDER]) as writer:
+        for start in range(0, table.num_rows, group):
+            writer.write_table(table.take(places.slice(start, group)))
     data = sink.getvalue()
     with write_atomic(path) as file:
         file.write(data)
