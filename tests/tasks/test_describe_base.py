@@ -21,7 +21,7 @@ from tasks.embed import Embed, embed
 from tasks.encoded_parts import WHITENING
 from tasks.encoders import Pixels, TorchScript
 from tasks.known_vectors import IncompatibleBase, index_vectors, row_keys
-from tasks.pipeline import ahead
+from tasks.workers import Workers, workers
 from tests.tasks.encoders.pictures import scenes
 from tests.tasks.image_stages import downloaded
 
@@ -181,6 +181,16 @@ def test_a_whitening_from_elsewhere_is_as_good_as_the_run_it_came_from(layout: L
         describe.fn(few, Describe(whiten=Whiten(fitted_by=other)), layout)
 
 
+def test_workers_give_what_one_process_gives(layout: Layout, network: TorchScript) -> None:
+    base = embed.fn(earlier(layout), Embed(encoder=network), layout)
+    more = later(layout)
+    alone = embed.fn(more, Embed(encoder=network), layout, name="alone")
+    with workers(Workers(num_workers=2, threads_per_worker=2)):
+        spread = embed.fn(more, Embed(encoder=network), layout, name="spread", base=base)
+    assert content(spread) == content(alone)
+    assert spread.facts["reused"] == 27  # the broken one among them
+
+
 def test_the_index_finds_what_a_dictionary_finds(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_vectors, "_RUN_ROWS", 3)
     base = embed.fn(earlier(layout), Embed(), layout)
@@ -218,35 +228,6 @@ def test_benchmarks_take_their_vectors_from_an_earlier_run_too(layout: Layout, t
     described = describe.fn(first, Describe(), layout, name="describe_benchmarks", fitted=pool)
     more = describe.fn(second, Describe(), layout, name="describe_benchmarks", fitted=pool, base=described)
     assert (more.facts["reused"], more.rows_kept) == (4, 7)
-
-
-def test_reading_ahead_keeps_the_order_and_its_bound_and_raises_in_its_place() -> None:
-    made: list[int] = []
-
-    def numbers() -> object:
-        for number in range(10):
-            made.append(number)
-            yield number
-        raise ValueError("after ten")
-
-    got = []
-    with pytest.raises(ValueError, match="after ten"):
-        for number in ahead(numbers(), 3):  # type: ignore[arg-type]
-            assert len(made) <= number + 6  # three waiting, one in hand on either side, one being put
-            got.append(number)
-    assert got == list(range(10))
-
-
-def test_reading_ahead_that_is_dropped_ends_its_thread() -> None:
-    def forever() -> object:
-        number = 0
-        while True:
-            yield number
-            number += 1
-
-    started = ahead(forever(), 2)  # type: ignore[arg-type]
-    assert next(started) == 0
-    started.close()  # returns only when the thread has ended
 
 
 def test_an_error_while_encoding_comes_out_and_does_not_hang(
