@@ -35,34 +35,48 @@ class Picked:
     counts: bool
 
 
-def pick_clusters(chosen: Manifest, sizes: Inspection) -> dict[str, list[Picked]]:
+class ClusterTable:
+    """Every source's queries by cluster, as retrieval counted them. Memory: 25 bytes per source and cluster."""
+
+    def __init__(self, chosen: Manifest) -> None:
+        table = read_table(chosen.file("clusters.parquet")).sort_by([("source", "ascending"), ("cluster", "ascending")])
+        names = table["source"].dictionary_encode().combine_chunks()
+        starts = np.searchsorted(names.indices.to_numpy(), np.arange(len(names.dictionary) + 1))
+        self._columns = {name: table[name].to_numpy() for name in ("cluster", "num_queries", "images", "counts")}
+        self._spans = {name: slice(*starts[at : at + 2]) for at, name in enumerate(names.dictionary.to_pylist())}
+
+    @property
+    def sources(self) -> list[str]:
+        """All sources with a query, by name."""
+        return list(self._spans)
+
+    def of(self, source: str) -> dict[str, npt.NDArray[Any]]:
+        """cluster, num_queries, images and counts of the clusters that hold a query of the source."""
+        here = self._spans.get(source, slice(0))
+        return {name: column[here] for name, column in self._columns.items()}
+
+
+def pick_clusters(table: ClusterTable, sizes: Inspection) -> dict[str, list[Picked]]:
     """By source: clusters that count, evenly from the most queries to the fewest, then those that miss by the least."""
-    table = _cluster_table(chosen)
     found: dict[str, list[Picked]] = {}
-    for source in sorted(set(table["source"])):
-        mine = table["source"] == source
-        columns = (table[name][mine].tolist() for name in ("cluster", "num_queries", "images", "counts"))
-        clusters = [Picked(*row) for row in zip(*columns, strict=True)]
-        clusters.sort(key=lambda cluster: (-cluster.num_queries, -cluster.images, cluster.number))
-        counting = [place for place, cluster in enumerate(clusters) if cluster.counts]
-        missing = [cluster for cluster in clusters if not cluster.counts][: sizes.near_misses]
-        found[source] = [clusters[place] for place in spread(counting, sizes.clusters)] + missing
+    for source in table.sources:
+        mine = table.of(source)
+        order = np.lexsort((mine["cluster"], -mine["images"], -mine["num_queries"]))
+        counting = order[mine["counts"][order]].tolist()
+        missing = order[~mine["counts"][order]][: sizes.near_misses].tolist()
+        found[source] = [
+            Picked(*(mine[name][place].item() for name in ("cluster", "num_queries", "images", "counts")))
+            for place in spread(counting, sizes.clusters) + missing
+        ]
     return found
 
 
-def _cluster_table(chosen: Manifest) -> dict[str, npt.NDArray[Any]]:
-    table = read_table(chosen.file("clusters.parquet"))
-    numbers = {name: table[name].to_numpy() for name in ("cluster", "num_queries", "images", "counts")}
-    return {"source": np.asarray(table["source"].to_pylist(), dtype=object), **numbers}
-
-
-def cluster_panels(chosen: Manifest, rule: SourceRule, min_queries: int) -> list[Panel]:
+def cluster_panels(table: ClusterTable, rule: SourceRule, min_queries: int) -> list[Panel]:
     """What M and the least number of queries would bring by clusters, whatever the source's own mode."""
-    table = _cluster_table(chosen)
-    mine = table["source"] == rule.source
-    if not mine.any():
+    mine = table.of(rule.source)
+    if len(mine["cluster"]) == 0:
         return []
-    images, queries = table["images"][mine].astype(np.int64), table["num_queries"][mine].astype(np.int64)
+    images, queries = mine["images"].astype(np.int64), mine["num_queries"].astype(np.int64)
     per_cluster, cap = int(rule.per_cluster or 0), int(rule.cap or 0)
     grid = per_cluster_grid(per_cluster, int(images.max()))
     brought = images_by_per_cluster(images, queries, per_cluster=grid, min_queries=min_queries)

@@ -118,7 +118,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         return "<p class=soft>Nothing to show.</p>"
     columns = sorted(dict.fromkeys(name for row in rows for name in row), key=_column_order)
     right = {name for name in columns if all(_is_number(row.get(name)) for row in rows)}
-    head = "".join(f"<th scope=col{' class=n' if name in right else ''}>{text(name)}</th>" for name in columns)
+    head = "".join(
+        f"<th scope=col{' class=n' if name in right else ''}>{text(name.replace('_', ' '))}</th>" for name in columns
+    )
     lines = ("".join(_cell(row.get(name), right=name in right) for name in columns) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f"<div class=scroll tabindex=0><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -172,7 +174,7 @@ def figure(shot: Shot, *, key: bool = False) -> str:
         picture = f"<div class=gone role=img aria-label='{text(spoken)}'>{text(image.why)}</div>"
     else:
         picture = (
-            f"<img loading=lazy decoding=async width={image.width} height={image.height} alt='{text(spoken)}' "
+            f"<img decoding=async width={image.width} height={image.height} alt='{text(spoken)}' "
             f"title='{text(image.address)}' src='{_data(image.uri)}'>"
         )
     hits = f" <span class=hit title='{text(shot.hits_spoken)}'>{text(shot.hits)}</span>" if shot.hits else ""

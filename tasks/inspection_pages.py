@@ -77,11 +77,16 @@ def _queries(view: SourceView, album: Album) -> str:
     return section(
         "Queries and their neighbours",
         *(rows or ["<p class=soft>The run stored no neighbours of this source.</p>"]),
-        note=f"The nearest pool images of each query, as N grows. Bands with a green frame are within N = "
-        f"{view.neighbours}; below each image its similarity. ×2: two other queries of this source found it too, "
-        "within their N; + and a name: so did another source.",
+        note=_how_neighbours_bring(view) + "Below each image its similarity. ×2: two other queries of this source "
+        "found it too, within their N; + and a name: so did another source.",
         small=f"{len(view.queries)} of {number(view.images)}, drawn by id",
     )
+
+
+def _how_neighbours_bring(view: SourceView) -> str:
+    within = f"bands with a green frame are within N = {view.neighbours}"
+    said = f"The nearest pool images of each query, as N grows; {within}. "
+    return said if "sample" in view.modes else f"This source does not take neighbours; this is what it would. {said}"
 
 
 def _query(query: Query, view: SourceView, album: Album) -> str:

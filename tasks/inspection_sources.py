@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage.filesystem import join
 from storage.manifest import Manifest
@@ -17,7 +19,7 @@ from storage.tables import read_table
 from tasks.algorithms.retrieval_sweep import sweep_neighbours
 from tasks.algorithms.sampling import mix, sample
 from tasks.inspection_charts import Chart, Curve, Panel
-from tasks.inspection_clusters import Picked, cluster_panels, pick_clusters, sights
+from tasks.inspection_clusters import ClusterTable, Picked, cluster_panels, pick_clusters, sights
 from tasks.inspection_config import Inspection
 from tasks.inspection_pages import NEIGHBOURS
 from tasks.inspection_views import Key, Neighbour, Query, SourceView
@@ -96,7 +98,8 @@ def view_sources(clustered: Manifest, chosen: Manifest, sizes: Inspection) -> li
     shown = {name: source.shown(sizes) for name, source in asking.items()}
     found = files.neighbours_of([query.row for queries in shown.values() for query in queries], sizes.neighbours)
     hits = files.hits({n.row for own in found.values() for n in own}, rules)
-    picked = pick_clusters(chosen, sizes)
+    table = ClusterTable(chosen)
+    picked = pick_clusters(table, sizes)
     cluster_views = sights(clustered, chosen, picked, files.members_of(picked, sizes), sizes)
     return [
         SourceView(
@@ -111,7 +114,7 @@ def view_sources(clustered: Manifest, chosen: Manifest, sizes: Inspection) -> li
             panels=_by_mode(
                 rules[name],
                 files.panels(source, rules[name], sizes, num_pool=chosen.rows_in),
-                cluster_panels(chosen, rules[name], config.min_queries),
+                cluster_panels(table, rules[name], config.min_queries),
             ),
             queries=[
                 Query(
@@ -154,6 +157,10 @@ def _neighbour(entry: Entry, source: str, rules: Mapping[str, SourceRule], hits:
     )
 
 
+def _is(table: pa.Table, source: str) -> npt.NDArray[np.bool_]:
+    return np.array(pc.equal(table["source"], source).to_numpy(), dtype=np.bool_)
+
+
 @dataclass(frozen=True)
 class QueryFiles:
     """The files queries-i and neighbours-i of a retrieval."""
@@ -171,10 +178,9 @@ class QueryFiles:
         found: dict[str, Asking] = {}
         for path, _ in self._pairs():
             table = read_table(path, ["query", "source", "cluster", "depth", "inspect"])
-            sources = np.asarray(table["source"].to_pylist(), dtype=object)
             depth, drawn = table["depth"].to_numpy(), table["inspect"].to_numpy()
-            for name in sorted(set(sources.tolist())):
-                mine = sources == name
+            for name in sorted(pc.unique(table["source"]).to_pylist()):
+                mine = _is(table, name)
                 source = found.setdefault(name, Asking(name))
                 rows = table.filter(mine & drawn).select(["query", "cluster", "depth"]).to_pylist()
                 source.note(depth[mine], rows)
@@ -209,7 +215,7 @@ class QueryFiles:
         """(rank, row, similarity) of all stored neighbours of a source's queries, or of its drawn ones, by file."""
         for queries, neighbours in self._pairs():
             table = read_table(queries, ["query", "source", "inspect"])
-            mine = np.asarray(table["source"].to_pylist(), dtype=object) == source
+            mine = _is(table, source)
             if drawn:
                 mine &= table["inspect"].to_numpy()
             own = table["query"].to_numpy()[mine]
