@@ -18,7 +18,7 @@ from tasks.algorithms.blocks import Array, Floats, Rows
 _SPARE = 8  # candidates kept beyond the number asked for, so that rounding cannot cost one
 _QUERY_ROWS = 2048
 _POOL_ROWS = 2048
-_SETTLE_SLOTS = 1 << 16
+_SETTLE_SLOTS = 4096
 
 
 class Neighbours(NamedTuple):
