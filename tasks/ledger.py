@@ -111,6 +111,21 @@ def hash_entry(value: str, *, reason: str, date: str) -> Entry:
     return new_entry(kinds[len(value.strip())], value, reason=reason, date=date)
 
 
+def entries_of(
+    *,
+    urls: Iterable[str] = (),
+    domains: Iterable[str] = (),
+    ids: Iterable[str] = (),
+    hashes: Iterable[str] = (),
+    reason: str,
+    date: str,
+) -> list[Entry]:
+    """One batch of what a person names. Raises BadEntry for the first thing that names nothing; nothing is written."""
+    named = [("url", urls), ("domain", domains), ("id", ids)]
+    entries = [new_entry(kind, value, reason=reason, date=date) for kind, values in named for value in values]
+    return entries + [hash_entry(value, reason=reason, date=date) for value in hashes]
+
+
 def append_entries(layout: Layout, entries: Sequence[Entry]) -> str:
     """Write one batch; returns its file. The same batch again is the same file: nothing is written twice."""
     if not entries:

@@ -22,9 +22,9 @@ from tasks.config import StageConfig
 from tasks.dataset_card import Card, write_cards
 from tasks.exchange import Stretch, plan_shards, range_bounds, take_ranks
 from tasks.lineage import ancestry
-from tasks.pack_base import HeldShard, Source, carry_shard, count_new, held_shards
+from tasks.pack_base import HeldShard, Source, carry_shard, count_new, differences, held_shards
 from tasks.packed_images import Images, Original, joined, rows_of, write_shard
-from tasks.shuffle import shuffled_files
+from tasks.shuffle import Shuffle, shuffled_files
 from tasks.stage import Outcome, Stage, stage_task
 
 VERSION = 3
@@ -85,6 +85,13 @@ def pack(
     )
     facts = {"composition": list(composition)} | ({"base": base.reference} if base else {})
     return stage.publish([_without_places(outcome) for outcome in written], files=cards, facts=facts)
+
+
+def packed_alike(dataset: Manifest | None, shuffling: Shuffle, config: Pack) -> Manifest | None:
+    """The earlier dataset if one packed by these settings can go on from it, else None (it is packed whole then)."""
+    if dataset is None or differences(dataset, seed=shuffling.seed, images=config.images, name=config.name):
+        return None
+    return dataset
 
 
 def _carry(stage: Stage, shuffled: Manifest, held: Sequence[HeldShard], config: Pack) -> list[Outcome]:

@@ -79,17 +79,24 @@ def _among(ids: pa.ChunkedArray, sha256s: pa.ChunkedArray, index: pa.Table) -> p
     return pc.fill_null(pc.equal(index["input_sha256"].take(place), sha256s), False)
 
 
+def differences(base: Manifest, *, seed: int, images: Images, name: str) -> list[str]:
+    """Why an earlier dataset cannot be gone on from: what was set otherwise when it was packed; [] when it can be."""
+    card = json.loads(read_bytes(base.file(CARD)))
+    wanted = {"name": name, "images": images.deciding(), "seed": seed}
+    return [f"{key} {card.get(key)!r} there, {value!r} here" for key, value in wanted.items() if card.get(key) != value]
+
+
 def held_shards(base: Manifest, *, seed: int, images: Images, name: str) -> list[HeldShard]:
     """The shards of an earlier dataset. Raises OtherBase when it was packed in another way, BadManifest for no dataset.
 
     Only a dataset with the same permutation, the same treatment of images and the same name can be gone on from.
     """
-    card = json.loads(read_bytes(base.file(CARD)))
-    wanted = {"name": name, "images": images.deciding(), "seed": seed}
-    differing = [key for key, value in wanted.items() if card.get(key) != value]
+    differing = differences(base, seed=seed, images=images, name=name)
     if differing:
-        told = ", ".join(f"{key} {card.get(key)!r} there, {wanted[key]!r} here" for key in differing)
-        raise OtherBase(f"cannot go on from {base.directory}: {told}. Use the same settings, or pack without base.")
+        raise OtherBase(
+            f"cannot go on from {base.directory}: {'; '.join(differing)}. Use the same settings, or pack without base."
+        )
+    card = json.loads(read_bytes(base.file(CARD)))
     entries = {entry.path: entry for entry in base.files}
     try:
         return [

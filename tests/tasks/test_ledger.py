@@ -21,6 +21,7 @@ from tasks.ledger import (
     Ledger,
     append_entries,
     drop_removed,
+    entries_of,
     hash_entry,
     load_ledger,
     new_entry,
@@ -138,6 +139,15 @@ def test_hashes_tell_their_kind_by_their_length() -> None:
     assert [hash_entry("a" * length, **TODAY).kind for length in (64, 32, 16)] == ["sha256", "md5", "pca_hash"]
     with pytest.raises(BadEntry, match="no hash"):
         hash_entry("a" * 24, **TODAY)
+
+
+def test_a_batch_is_whole_or_refused() -> None:
+    given = {"urls": ["http://a.test/1"], "domains": ["B.test"], "ids": ["A" * 24], "hashes": ["c" * 32]}
+    assert [str(entry) for entry in entries_of(**given, **TODAY)] == [
+        *("url:http://a.test/1", "domain:b.test", f"id:{'a' * 24}", f"md5:{'c' * 32}")
+    ]
+    with pytest.raises(BadEntry, match="nothing was written"):
+        entries_of(**given | {"ids": ["nonsense"]}, **TODAY)
 
 
 def test_a_damaged_ledger_stops_the_run(tmp_path: Path) -> None:

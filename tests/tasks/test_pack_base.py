@@ -11,7 +11,7 @@ from storage.errors import BadManifest
 from storage.filesystem import read_bytes
 from storage.manifest import Manifest
 from storage.samples import read_samples
-from tasks.pack import Pack
+from tasks.pack import Pack, packed_alike
 from tasks.pack_base import OtherBase
 from tasks.packed_images import Bounded
 from tasks.shuffle import Shuffle
@@ -116,6 +116,8 @@ def test_only_a_dataset_that_was_packed_alike_can_be_gone_on_from(tmp_path: Path
         packed(tmp_path, "run", base=old, shuffling=CONFIG, packing=Pack(images=Bounded()))
     with pytest.raises(OtherBase, match="name"):
         packed(tmp_path, "run", base=old, shuffling=CONFIG, packing=Pack(name="other"))
+    assert packed_alike(old, CONFIG, Pack(name="other")) is packed_alike(None, CONFIG, Pack()) is None
+    assert packed_alike(old, Shuffle(samples_per_shard=9), Pack(threads=1)) is old
 
 
 def test_a_stage_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
