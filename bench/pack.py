@@ -17,6 +17,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +25,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import webdataset
 
-from bench.measure import machine, save
+from bench.measure import machine, median_seconds, save
 from storage.layout import Layout
 from storage.manifest import Manifest, fingerprint, save_manifest
 from storage.records import image_schema, verdict_schema
-from storage.samples import SampleReader, SampleWriter
+from storage.samples import Bookmark, SampleReader, SampleWriter
 from storage.tables import read_table, write_table
 from tasks.pack import Pack, pack
 from tasks.shuffle import HISTORY_COLUMNS, Shuffle, shuffle
@@ -137,6 +139,37 @@ def copy(tars: list[str], out: Path, *, sync: bool) -> float:
     return time.perf_counter() - started
 
 
+def measure_reading(tars: list[str], repeats: int) -> dict[str, float]:
+    """Median seconds to read all samples (from the page cache), and to go on at the last sample of a shard."""
+    last = Bookmark(0, SAMPLES_PER_SHARD - 1)
+    ways: dict[str, Callable[[], int]] = {
+        "SampleReader": lambda: sum(1 for _ in SampleReader(tars)),
+        "SampleReader, checked": lambda: sum(1 for _ in SampleReader(tars, check=True)),
+        "tarfile": lambda: sum(_with_tarfile(tar) for tar in tars) // 2,
+        "webdataset": lambda: _with_webdataset(tars),
+        "SampleReader, last sample of a shard": lambda: sum(1 for _ in SampleReader(tars[:1], last)),
+        "tarfile, last sample of a shard": lambda: _with_tarfile(tars[0]) // 2 and 1,
+    }
+    counts = {name: way() for name, way in ways.items()}
+    wanted = {name: 1 if "last" in name else SAMPLES_PER_SHARD * len(tars) for name in ways}
+    if counts != wanted:
+        raise RuntimeError(f"the readers disagree: {counts}, wanted {wanted}")
+    return {name: round(median_seconds(way, repeats=repeats), 4) for name, way in ways.items()}
+
+
+def _with_tarfile(path: str) -> int:
+    count = 0
+    with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            count += content is not None and content.read() is not None
+    return count
+
+
+def _with_webdataset(tars: list[str]) -> int:
+    return sum(1 for _ in webdataset.WebDataset(tars, shardshuffle=False, empty_check=False))
+
+
 def measure(folder: Path, python: str, *, num_images: int, kilobytes: int, repeats: int) -> dict[str, Any]:
     """Medians of every way, taken in turns so that a slow minute of the machine meets all of them."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -175,6 +208,7 @@ def measure(folder: Path, python: str, *, num_images: int, kilobytes: int, repea
             seconds[name].append(round(way(), 3))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     num_bytes = sum(Path(tar).stat().st_size for tar in tars)
+    reading = measure_reading(tars, repeats)
     shutil.rmtree(folder)
     return {
         "images": num_images,
@@ -194,6 +228,7 @@ def measure(folder: Path, python: str, *, num_images: int, kilobytes: int, repea
             "synced": round(medians["plain copy, synced"] / medians["ours, 4 threads"], 3),
             "into the page cache": round(medians["plain copy"] / medians["ours, 4 threads"], 3),
         },
+        "reading_seconds": reading,
         "sha256_of_all_bytes_twice_seconds": round(2 * num_bytes / _sha256_bytes_per_second(), 3),
     }
 
@@ -223,6 +258,8 @@ def main() -> None:
         for name, value in result["median_seconds"].items():
             speed = result["images_per_second"][name]
             print(f"  {name:26s} {value:7.2f} s {speed:9,d} images/s {result['bytes'] / value / 1e6:8,.0f} MB/s")
+        for name, value in result["reading_seconds"].items():
+            print(f"  read: {name:36s} {value:8.4f} s")
         told = {name: result[name] for name in ("times_shard_writer", "of_plain_copy")}
         print(
             f"  {told}\n  SHA-256 alone, twice: {result['sha256_of_all_bytes_twice_seconds']} s of one core", flush=True
