@@ -2,6 +2,7 @@
 2508.10104, 17 B images into 1.7 B). It needs no curated source; the mix of both ways is what DINOv3 found best."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -15,13 +16,14 @@ from tasks.algorithms.balanced import Counts, Leaf, allot, evenness, gini
 from tasks.algorithms.blocks import Array
 from tasks.algorithms.hierarchy import default_levels, default_sample_size
 from tasks.algorithms.kmeans_seeding import ROWS_PER_CLUSTER
-from tasks.cluster import Efficiency
+from tasks.cluster import MAX_CLUSTERS, Efficiency
 from tasks.cluster_points import pool_parts, write_array
 from tasks.cluster_seeding import Compute
 from tasks.config import StageConfig
 from tasks.graph_scratch import sweep
 from tasks.hierarchy_levels import LevelPlan, fit_level, label_all, write_points
 from tasks.hierarchy_sampling import sample_pool
+from tasks.hierarchy_split import split_clusters
 from tasks.pool import Pool
 from tasks.stage import Stage, stage_task
 
@@ -38,6 +40,10 @@ class Level(StageConfig):
     times above it (the paper's 10 runs of k-means)."""
     sample_size: Annotated[int, Field(ge=1)] | None = None
     """Points of each cluster that are taken then; null: half of the average cluster, as in the paper."""
+
+    splits: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """In the first level: k-means into num_clusters / splits, and each of those split into so many; null: not split up
+    to 100,000 clusters, beyond that 100,000 are split (the paper's 10 M are 100,000 times 100)."""
 
 
 class Hierarchy(StageConfig):
@@ -73,8 +79,9 @@ def hierarchy(embedded: Manifest, config: Hierarchy, layout: Layout) -> Manifest
 
     Columns: `clusters`, the image's cluster in each level from the finest, and `value`, the cosine to the finest
     centroid. Files: level-<n>-centroids.npy and level-<n>-parents.npy (each cluster's in the next level). Memory of the
-    flow: 16 bytes per cluster and dimension of a level, 40 per finest cluster; on disk, while it runs, 24 bytes per
-    image. Raises NoImages for an empty pool, ImpossibleLevels.
+    flow: 16 bytes per cluster and dimension of what one k-means finds, 40 per finest cluster; on disk, while it runs,
+    24 bytes per image, and the embeddings once more where the first level is split.
+    Raises NoImages for an empty pool, ImpossibleLevels.
     """
     stage = Stage("hierarchy", version=VERSION, config=config, inputs={"embedded": embedded}, layout=layout)
     if stage.finished:
@@ -85,7 +92,7 @@ def hierarchy(embedded: Manifest, config: Hierarchy, layout: Layout) -> Manifest
     plans = plan_levels(config, num_images)
     files, parents, facts = fit_levels(stage, embedded, plans)
     outcomes, before, after = sample_pool(
-        stage, embedded, config, parents, lambda sizes: allot(sizes, parents, target, seed=config.seed)
+        stage, embedded, config, plans[0], parents, lambda sizes: allot(sizes, parents, target, seed=config.seed)
     )
     facts |= {"target": target, "sampled": sum(outcome.rows_kept for outcome in outcomes)}
     facts |= flattening(before, after, parents)
@@ -104,13 +111,18 @@ def plan_levels(config: Hierarchy, num_images: int) -> list[LevelPlan]:
                 f"hierarchy.levels[{number}] has {level.num_clusters} clusters for {points} "
                 f"{'clusters of the level below' if number else 'images'}. Lower it or leave `levels` out."
             )
-        least = ROWS_PER_CLUSTER * level.num_clusters
+        splits = level.splits or (1 if number else -(-level.num_clusters // MAX_CLUSTERS))
+        if number and splits > 1:
+            raise ImpossibleLevels(f"hierarchy.levels[{number}].splits is {splits}, but only the first level is split.")
+        num_clusters = level.num_clusters // splits
+        least = ROWS_PER_CLUSTER * num_clusters
         plans.append(
             LevelPlan(
                 name=f"level-{number + 1}",
-                num_clusters=level.num_clusters,
+                num_clusters=num_clusters,
+                splits=splits,
                 resamplings=(9 if number else 0) if level.resamplings is None else level.resamplings,
-                sample_size=level.sample_size or default_sample_size(points, level.num_clusters),
+                sample_size=level.sample_size or default_sample_size(points, num_clusters),
                 iterations=config.iterations,
                 tolerance=config.tolerance,
                 compute=Compute(config.seed + 1000 * number, config.efficiency.precision, config.efficiency.device),
@@ -118,7 +130,7 @@ def plan_levels(config: Hierarchy, num_images: int) -> list[LevelPlan]:
                 fit_rows=None if number or config.fit_images is None else max(config.fit_images, least),
             )
         )
-        points = level.num_clusters
+        points = num_clusters * splits
     return plans
 
 
@@ -130,21 +142,35 @@ def fit_levels(
     parts = pool_parts(embedded)
     for plan in plans:
         found = fit_level(stage, plan, parts)
-        files.append(_published(stage, f"{plan.name}-centroids.npy", found.centroids))
+        if plan.splits > 1:
+            entry = split_clusters(
+                stage,
+                plan.name,
+                parts,
+                found.centroids,
+                into=plan.splits,
+                iterations=plan.iterations,
+                compute=plan.compute,
+            )
+        else:
+            entry = write_array(stage.path(f"{plan.name}-centroids.npy"), found.centroids)
+        files.append(_checked(stage, entry))
         centroids = stage.path(files[-1].path)
         if plan is not plans[0]:
+            name = f"{plans[len(parents)].name}-parents.npy"
             parents.append(label_all(stage, plan, parts, centroids))
-            files.append(_published(stage, f"{plans[len(parents) - 1].name}-parents.npy", parents[-1]))
+            files.append(_checked(stage, write_array(stage.path(name), parents[-1])))
         told.append(
             {
                 "level": plan.name,
-                "clusters": plan.num_clusters,
+                "clusters": entry.rows,
+                "splits": plan.splits,
                 "resamplings": plan.resamplings,
                 "sample_size": plan.sample_size if plan.resamplings else 0,
                 "objective": round(found.objective[-1], 6),
             }
         )
-        parts = write_points(stage, f"{plan.name}-points", found.centroids)
+        parts = write_points(stage, f"{plan.name}-points", centroids)
     return files, parents, {"levels": told}
 
 
@@ -162,7 +188,5 @@ def flattening(before: Counts, after: Counts, parents: Sequence[Array]) -> dict[
     return facts
 
 
-def _published(stage: Stage, name: str, array: Array) -> FileEntry:
-    write_array(stage.path(name), array)
-    size, digest = file_sha256(stage.path(name))
-    return FileEntry(name, len(array), size, digest)
+def _checked(stage: Stage, entry: FileEntry) -> FileEntry:
+    return replace(entry, sha256=file_sha256(stage.path(entry.path))[1])

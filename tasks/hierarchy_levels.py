@@ -39,6 +39,7 @@ class LevelPlan:
 
     name: str
     num_clusters: int
+    splits: int
     resamplings: int
     sample_size: int
     iterations: int
@@ -132,12 +133,12 @@ def take_points(group: Group, out: str, *, rows: str) -> Outcome:
     return Outcome(num, num, {}, [entry])
 
 
-def write_points(stage: Stage, name: str, centroids: Floats) -> list[Part]:
-    """Centroids as the parts that the next level clusters."""
+def write_points(stage: Stage, name: str, centroids: str) -> list[Part]:
+    """A file of centroids as the parts that the next level clusters."""
     paths = []
-    for first in range(0, len(centroids), _ROWS_PER_FILE):
+    for first in range(0, shape_of(centroids)[0], _ROWS_PER_FILE):
         paths.append(stage.path(f"scratch-{name}-{first // _ROWS_PER_FILE:05d}.npy"))
-        write_array(paths[-1], centroids[first : first + _ROWS_PER_FILE])
+        write_array(paths[-1], read_array(centroids, first, first + _ROWS_PER_FILE))
     return array_parts(paths)
 
 

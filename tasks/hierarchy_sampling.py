@@ -16,9 +16,12 @@ from storage.manifest import Manifest
 from storage.tables import kept, read_table, write_table
 from tasks.algorithms.balanced import ORDER, Counts, Leaf, last_sampled, leaf_order, sampled
 from tasks.algorithms.blocks import Array
-from tasks.algorithms.kmeans import assign
-from tasks.cluster_points import Group, Parts, groups_of, part_keys, pool_parts, read_array, write_array
+from tasks.algorithms.hierarchy import nearest_in_split
+from tasks.algorithms.kmeans_nearest import Centroids, own_cosines
+from tasks.cluster_points import Group, Part, groups_of, part_keys, pool_parts, read_array, write_array
 from tasks.graph_scratch import Files, scratch_map
+from tasks.hierarchy_levels import LevelPlan
+from tasks.hierarchy_split import coarse_paths
 from tasks.pool import Verdicts, with_verdicts
 from tasks.stage import Outcome, Stage
 
@@ -33,15 +36,17 @@ def sample_pool(
     stage: Stage,
     embedded: Manifest,
     config: "Hierarchy",
+    finest: LevelPlan,
     parents: Sequence[Array],
     give: Callable[[Counts], Counts],
 ) -> tuple[list[Outcome], Counts, Counts]:
     """Judges every image; (outcomes of the parts, sizes of the finest clusters, what `give` has each of them give)."""
-    centroids = stage.path("level-1-centroids.npy")
+    split = list(coarse_paths(stage, finest.name)) if finest.splits > 1 else None
+    centroids = stage.path(f"{finest.name}-centroids.npy")
     parts = pool_parts(embedded)
     groups = groups_of(parts, config.efficiency.groups)
     plain: dict[str, Any] = {"leaf": config.leaf, "seed": config.seed, "device": config.efficiency.device}
-    _, ranked = scratch_map(stage, "ranked", rank_images, groups, centroids=centroids, **plain)
+    _, ranked = scratch_map(stage, "ranked", rank_images, groups, centroids=centroids, split=split, **plain)
     sizes = sum((read_array(path) for path in ranked.paths("-sizes.npy")), start=np.zeros(1, dtype=np.int64))
     given = give(sizes)
     share = stage.path("scratch-given.npy")
@@ -69,12 +74,24 @@ def path_of_clusters(num_leaves: int, parents: Sequence[Array]) -> npt.NDArray[n
     return np.stack(columns, axis=1).astype(np.int32)
 
 
-def rank_images(group: Group, out: str, *, centroids: str, leaf: Leaf, seed: int, device: str) -> Outcome:
-    """Every image's finest cluster, cosine and rank: in order of the rows, and ranks again in order of the clusters."""
-    near = np.array(read_array(centroids))
-    images = np.concatenate([_images_of(part, near, leaf, seed, device) for part in group])
+def rank_images(
+    group: Group, out: str, *, centroids: str, split: list[str] | None, leaf: Leaf, seed: int, device: str
+) -> Outcome:
+    """Every image's finest cluster, cosine and rank: in order of the rows, and ranks again in order of the clusters.
+
+    `split`: centroids of the first step, and where their parts begin, when the level was made in two.
+    """
+    if split is None:
+        near = Centroids(np.array(read_array(centroids)), device=device)
+    else:
+        near = Centroids(np.array(read_array(split[0])), device=device)
+    finest = read_array(centroids)
+    starts = None if split is None else np.array(read_array(split[1]))
+    images = np.concatenate([_images_of(part, near, finest, starts) for part in group])
+    keys = np.concatenate([part_keys(part, seed=seed) for part in group])
+    images["order"] = leaf_order(images["cosine"], keys, leaf)
     by_leaf = np.argsort(images["leaf"], kind="stable")
-    sizes = np.bincount(images["leaf"], minlength=len(near)).astype(np.int64)
+    sizes = np.bincount(images["leaf"], minlength=len(finest)).astype(np.int64)
     files = [
         write_array(f"{out}-images.npy", images),
         write_array(f"{out}-ranks.npy", images["order"][by_leaf]),
@@ -83,13 +100,13 @@ def rank_images(group: Group, out: str, *, centroids: str, leaf: Leaf, seed: int
     return Outcome(len(images), len(images), {}, files)
 
 
-def _images_of(part: tuple[str, str | None, int], near: Array, leaf: Leaf, seed: int, device: str) -> Array:
-    source = Parts([part[0]])
-    images = np.zeros(source.shape[0], dtype=_IMAGE)
-    for start, labels, cosines in assign(source, near, device=device):
-        rows = slice(start, start + len(labels))
-        images["leaf"][rows], images["cosine"][rows] = labels, cosines
-    images["order"] = leaf_order(images["cosine"], part_keys(part, seed=seed), leaf)
+def _images_of(part: Part, near: Centroids, finest: Array, starts: npt.NDArray[np.int64] | None) -> Array:
+    vectors = read_array(part[0])
+    images = np.zeros(len(vectors), dtype=_IMAGE)
+    if len(vectors):
+        labels = near.nearest(vectors)
+        images["leaf"] = labels if starts is None else nearest_in_split(vectors, labels, finest, starts)
+        images["cosine"] = own_cosines(vectors, finest, images["leaf"])
     return images
 
 

@@ -37,3 +37,20 @@ def closest_per_cluster(
     order = np.lexsort((keys, -cosines, labels))
     rank = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])
     return np.sort(order[rank < num]).astype(np.int64)
+
+
+def nearest_in_split(
+    vectors: Array, coarse: Array, centroids: Array, starts: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int32]:
+    """The nearest finest centroid of each row [rows, dim], of those that its coarse cluster [rows] was split into.
+
+    centroids[starts[c] : starts[c + 1]] are those of coarse cluster c, in memory or mapped. Exact, for float16 rows and
+    centroids on the grid of 2^-24 (see kmeans_nearest); of equal ones the lowest.
+    """
+    labels = np.zeros(len(vectors), dtype=np.int32)
+    order = np.argsort(coarse, kind="stable")
+    for mine in np.split(order, np.flatnonzero(np.diff(coarse[order])) + 1) if len(order) else []:
+        first, last = starts[coarse[mine[0]]], starts[coarse[mine[0]] + 1]
+        products = vectors[mine].astype(np.float64) @ centroids[first:last].astype(np.float64).T
+        labels[mine] = first + products.argmax(axis=1)
+    return labels

@@ -9,13 +9,15 @@ import pytest
 from storage.filesystem import list_files
 from storage.layout import Layout
 from storage.manifest import Manifest
-from tasks import cluster_fit, hierarchy_levels
+from tasks import cluster_fit, hierarchy_levels, hierarchy_split
+from tasks import hierarchy as hierarchy_module
 from tasks.algorithms.balanced import allot, leaf_order
 from tasks.algorithms.kmeans_nearest import Centroids
 from tasks.algorithms.sampling import id_keys
 from tasks.cluster import Efficiency, load_centroids
-from tasks.hierarchy import Hierarchy, ImpossibleLevels, Level, hierarchy
+from tasks.hierarchy import Hierarchy, ImpossibleLevels, Level, hierarchy, plan_levels
 from tasks.pool import NoImages
+from tasks.stage import Stage
 from tasks.workers import Workers, workers
 from tests.tasks.vector_stages import image_row, made_stage, rows_of, unit
 
@@ -65,6 +67,49 @@ def test_the_sample_is_the_slow_one_over_the_levels_that_were_found(layout: Layo
     assert np.allclose([row["value"] for row in rows], cosines)
     assert {(row["drop"], row["detail"]) for row in rows} == {(None, "balanced"), ("not_sampled", None)}
     assert manifest.drops == {"not_sampled": 1500 - 333}
+
+
+def test_a_level_in_two_steps_splits_every_cluster_and_gives_images_the_nearest_part_of_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, _ = zipf_pool(1500)
+    levels = (Level(num_clusters=100, splits=5), Level(num_clusters=9, resamplings=1))
+    found = []
+    for number, (cuts, task_bytes) in enumerate([((), 1 << 30), ((5, 800, 1000), 9000)]):
+        monkeypatch.setattr(hierarchy_split, "_TASK_BYTES", task_bytes)
+        coarse, swept = [], hierarchy_module.sweep
+
+        def kept_for_the_test(stage: Stage, coarse: list[np.ndarray] = coarse) -> None:
+            coarse += [np.load(stage.path(f"scratch-level-1-{name}.npy")) for name in ("coarse", "starts")]
+            swept(stage)  # noqa: B023
+
+        monkeypatch.setattr(hierarchy_module, "sweep", kept_for_the_test)
+        layout = Layout(f"{tmp_path}/{number}")
+        manifest = hierarchy.fn(embedded(layout, *cuts), Hierarchy(levels=levels, target=200), layout)
+        monkeypatch.setattr(hierarchy_module, "sweep", swept)
+        finest = load_centroids(manifest.file("level-1-centroids.npy"))
+        centroids, starts = coarse
+        assert (len(centroids), len(starts), starts[-1], len(finest)) == (20, 21, len(finest), len(finest))
+        assert (np.diff(starts) == 5).all()
+        homes = Centroids(centroids).nearest(vectors)
+        for row, (home, clusters) in enumerate(zip(homes, [row["clusters"] for row in rows_of(manifest)], strict=True)):
+            products = finest[starts[home] : starts[home + 1]].astype(np.float64) @ vectors[row].astype(np.float64)
+            assert clusters[0] == starts[home] + products.argmax()
+        found.append((told(manifest), manifest.facts))
+    assert found[0] == found[1]
+    assert found[0][1]["levels"][0]["clusters"] == 100
+
+
+def test_only_the_first_level_can_be_split_and_ten_million_clusters_are() -> None:
+    with pytest.raises(ImpossibleLevels, match="only the first level is split"):
+        plan_levels(Hierarchy(levels=(Level(num_clusters=9), Level(num_clusters=4, splits=2))), 100)
+    finest, *above = plan_levels(Hierarchy(), 743_000_000)
+    assert (finest.num_clusters, finest.splits, finest.resamplings) == (99_411, 101, 0)
+    assert [(plan.num_clusters, plan.splits, plan.resamplings, plan.sample_size) for plan in above] == [
+        (502_027, 1, 9, 10),
+        (50_202, 1, 9, 6),
+        (10_040, 1, 9, 3),
+    ]
 
 
 def test_a_zipf_pool_comes_out_flatter_and_its_rare_concepts_keep_their_share(layout: Layout) -> None:
