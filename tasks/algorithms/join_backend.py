@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tasks.algorithms.blocks import Array, Rows
-from tasks.algorithms.join_codes import encode, take_rows
+from tasks.algorithms.join_codes import encode
 from tasks.algorithms.join_device import OnDevice, pairs_on_device, to_device
 from tasks.algorithms.join_screen import Candidates, Cells, Edges, pairs_between
 from tasks.algorithms.join_threads import in_order
@@ -22,12 +22,15 @@ Result = TypeVar("Result")
 class Backend(Protocol):
     """What a join asks of a device. `Any` is a set of rows made ready, in the backend's own form."""
 
+    run_rows: int
+    """How many rows, counted once per cell, of consecutive cells are made ready together."""
+
     def prepare(self, vectors: Array, cells: Cells | None = None) -> Any:
         """Rows [n, dim] made ready, with the cells they are in."""
         ...
 
-    def subsets(self, vectors: Array, cells: Cells) -> Callable[[Rows], Any]:
-        """A function that makes some of these rows ready."""
+    def subset(self, prepared: Any, members: Rows) -> Any:
+        """Some of the rows that are ready."""
         ...
 
     def pairs(self, left: Any, right: Any, threshold: float, *, upper: bool, cell: int = -1) -> Edges:
@@ -40,14 +43,16 @@ class Backend(Protocol):
 
 
 class Processor:
-    """All the threads torch has; each takes a block or a cell."""
+    """All the threads torch has; each takes a block, or some cells."""
+
+    run_rows = 8192
 
     def prepare(self, vectors: Array, cells: Cells | None = None) -> Candidates:
         known = np.zeros((len(vectors), 0), dtype=np.int32) if cells is None else np.ascontiguousarray(cells)
-        return Candidates(encode(vectors), known)
+        return Candidates.of(encode(vectors), known)
 
-    def subsets(self, vectors: Array, cells: Cells) -> Callable[[Rows], Candidates]:
-        return lambda members: self.prepare(take_rows(vectors, members), cells[members])
+    def subset(self, prepared: Candidates, members: Rows) -> Candidates:
+        return prepared.subset(members)
 
     def pairs(self, left: Candidates, right: Candidates, threshold: float, *, upper: bool, cell: int = -1) -> Edges:
         return pairs_between(left, right, threshold, upper=upper, cell=cell)
@@ -59,15 +64,16 @@ class Processor:
 class Gpu:
     """One CUDA device (or, slowly, for tests, the processor as if it were one)."""
 
+    run_rows = 262_144
+
     def __init__(self, device: str) -> None:
         self.device = device
 
     def prepare(self, vectors: Array, cells: Cells | None = None) -> OnDevice:
         return to_device(vectors, cells, self.device)
 
-    def subsets(self, vectors: Array, cells: Cells) -> Callable[[Rows], OnDevice]:
-        everything = to_device(vectors, cells, self.device)
-        return lambda members: everything.select(torch.from_numpy(members).to(self.device))
+    def subset(self, prepared: OnDevice, members: Rows) -> OnDevice:
+        return prepared.subset(torch.from_numpy(members).to(self.device))
 
     def pairs(self, left: OnDevice, right: OnDevice, threshold: float, *, upper: bool, cell: int = -1) -> Edges:
         return pairs_on_device(left, right, threshold, upper=upper, cell=cell)

@@ -34,7 +34,7 @@ class OnDevice(NamedTuple):
     lengths: Tensor
     cells: Tensor
 
-    def select(self, members: Tensor) -> "OnDevice":
+    def subset(self, members: Tensor) -> "OnDevice":
         """Some of the rows."""
         return OnDevice(*(column.index_select(0, members) for column in self))
 

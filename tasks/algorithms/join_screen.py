@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.algorithms.blocks import Array, Floats, Rows
-from tasks.algorithms.join_codes import Coded, integer_products
+from tasks.algorithms.join_codes import Coded, Float64, Int8, integer_products
 
 Cells = npt.NDArray[np.int32]
 
@@ -21,10 +21,37 @@ class Edges(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """The rows of a block, and the cells that each is in ([n, 0] where cells do not matter)."""
+    """n rows to be compared: candidate i is rows[places[i]] (which need not be copied), and the other columns are its.
 
-    coded: Coded
+    rows [m, dim] float32; cells [m, assignments] int32 ([m, 0] where cells do not matter); places [n]; codes [n, dim],
+    scales, errors and lengths [n]: see `Coded`.
+    """
+
+    rows: Floats
     cells: Cells
+    places: Rows
+    codes: Int8
+    scales: Floats
+    errors: Floats
+    lengths: Float64
+
+    @classmethod
+    def of(cls, coded: Coded, cells: Cells) -> "Candidates":
+        """All the rows."""
+        places = np.arange(len(coded.rows), dtype=np.int64)
+        return cls(coded.rows, cells, places, coded.codes, coded.scales, coded.errors, coded.lengths)
+
+    def subset(self, members: Rows) -> "Candidates":
+        """Some of them; their rows are not copied."""
+        return Candidates(
+            self.rows,
+            self.cells,
+            self.places[members],
+            self.codes[members],
+            self.scales[members],
+            self.errors[members],
+            self.lengths[members],
+        )
 
 
 NO_EDGES = Edges(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
@@ -36,14 +63,14 @@ def pairs_between(left: Candidates, right: Candidates, threshold: float, *, uppe
     `upper`: both are the same rows and only i < j counts. `cell` >= 0: only pairs whose first shared cell it is.
     Memory: 512 * rows of `right` * 4 bytes of products at most, and 20 bytes per pair.
     """
-    num_left, num_right = len(left.coded.rows), len(right.coded.rows)
+    num_left, num_right = len(left.places), len(right.places)
     found = []
     start = 0
     while start < num_left:
         first = start if upper else 0
         height = max(128, min(512, (num_right - first) // 8))
-        products = integer_products(left.coded.codes[start : start + height], right.coded.codes[first:])
-        pairs = _scan(products, start, first, left.coded, right.coded, left.cells, right.cells, threshold, upper, cell)
+        products = integer_products(left.codes[start : start + height], right.codes[first:])
+        pairs = _scan(products, start, first, left, right, threshold, upper, cell)
         if len(pairs[0]):
             found.append(Edges(*pairs))
         start += height
@@ -57,10 +84,8 @@ def _scan(
     products: npt.NDArray[np.int32],
     start: int,
     first: int,
-    left: Coded,
-    right: Coded,
-    left_cells: Cells,
-    right_cells: Cells,
+    left: Candidates,
+    right: Candidates,
     threshold: float,
     upper: bool,
     cell: int,
@@ -91,9 +116,12 @@ def _scan(
                 if np.float32(products[row, column]) * scales[column] <= limit:
                     continue
                 j = first + column
-                if right.lengths[j] == 0.0 or (cell >= 0 and _first_shared(left_cells[i], right_cells[j]) != cell):
+                if right.lengths[j] == 0.0:
                     continue
-                cosine = _dot(left.rows[i], right.rows[j]) / (left.lengths[i] * right.lengths[j])
+                a, b = left.places[i], right.places[j]
+                if cell >= 0 and _first_shared(left.cells[a], right.cells[b]) != cell:
+                    continue
+                cosine = _dot(left.rows[a], right.rows[b]) / (left.lengths[i] * right.lengths[j])
                 if cosine <= threshold:
                     continue
                 if found == len(lefts):

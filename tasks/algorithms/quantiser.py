@@ -19,11 +19,12 @@ from tasks.algorithms.join_codes import Int8, code_limit, encode, integer_produc
 from tasks.algorithms.join_threads import in_order
 from tasks.algorithms.sampling import row_uniforms
 
-CELL_ROWS = 1024
-PROBES = 8
-_SAMPLE_PER_CELL = 32
-_MAX_SAMPLE = 2**21
-_ITERATIONS = 6
+CELL_ROWS = 384
+PROBES = 32
+GROUPS = 2.0  # times sqrt(cells)
+SAMPLE_PER_CELL = 24
+MAX_SAMPLE = 2**21
+ITERATIONS = 5
 
 
 class Quantiser(NamedTuple):
@@ -60,8 +61,8 @@ def fit_quantiser(
     Raises ValueError without vectors that have a direction.
     """
     wanted = cells_wanted(num_rows, assignments=assignments, cell_rows=cell_rows)
-    sample = _sample(vectors, min(_MAX_SAMPLE, _SAMPLE_PER_CELL * wanted), seed)
-    num_groups = round(min(wanted, len(sample)) ** 0.5)
+    sample = _sample(vectors, min(MAX_SAMPLE, SAMPLE_PER_CELL * wanted), seed)
+    num_groups = round(GROUPS * min(wanted, len(sample)) ** 0.5)
     groups = _spherical_kmeans(_every(sample, 256 * num_groups), num_groups, [seed, 0])
     labels = _nearest(sample, groups)
     sizes = np.bincount(labels, minlength=len(groups))
@@ -136,19 +137,31 @@ class _Best(NamedTuple):
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _merge(best: Array, cells: Array, members: Rows, products: npt.NDArray[np.int32], first: int) -> None:
-    last = best.shape[1] - 1
+    last, width = best.shape[1] - 1, products.shape[1]
     for number in range(len(members)):
         row = members[number]
-        for column in range(products.shape[1]):
-            product = products[number, column]
-            if product <= best[row, last]:
+        for chunk in range(0, width, 32):
+            end = min(chunk + 32, width)
+            if not _any_larger(products[number, chunk:end], best[row, last]):
                 continue
-            place = last
-            while place > 0 and best[row, place - 1] < product:
-                best[row, place] = best[row, place - 1]
-                cells[row, place] = cells[row, place - 1]
-                place -= 1
-            best[row, place], cells[row, place] = product, first + column
+            for column in range(chunk, end):
+                product = products[number, column]
+                if product <= best[row, last]:
+                    continue
+                place = last
+                while place > 0 and best[row, place - 1] < product:
+                    best[row, place] = best[row, place - 1]
+                    cells[row, place] = cells[row, place - 1]
+                    place -= 1
+                best[row, place], cells[row, place] = product, first + column
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _any_larger(products: npt.NDArray[np.int32], limit: int) -> bool:
+    hits = np.int32(0)
+    for column in range(len(products)):  # without a branch, so that it becomes vector instructions
+        hits |= np.int32(products[column] > np.int32(limit))
+    return hits != 0
 
 
 def _sample(vectors: VectorSource, num: int, seed: int) -> Floats:
@@ -175,7 +188,7 @@ def _spherical_kmeans(sample: Floats, num: int, seed: list[int]) -> Floats:
     chosen = np.random.default_rng(seed).choice(len(sample), num, replace=False)
     centroids = sample[np.sort(chosen)]
     codes = encode(sample).codes
-    for _ in range(_ITERATIONS if num > 1 else 1):
+    for _ in range(ITERATIONS if num > 1 else 1):
         sums = np.zeros_like(centroids)
         _add_by_label(sums, sample, _nearest_coded(codes, centroids))
         moved = _unit(sums)
