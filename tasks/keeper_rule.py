@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from storage.tables import kept, read_table
-from tasks.algorithms.groups import carried_pixels
+from tasks.algorithms.groups import effective_pixels
 from tasks.graph_rows import Span
 from tasks.graph_scratch import Array, load_array, save_array, scratch_map, whole
 from tasks.stage import Outcome, Stage
@@ -22,7 +22,7 @@ _COLUMNS = ("id", "width", "height", "image_bytes", "format", "crawl_date")
 
 
 def describe_grouped(stage: Stage, batches: Sequence[Span], rows: npt.NDArray[np.int64]) -> Array:
-    """Of the pool rows `rows` (increasing) what a keeper is chosen by: id, pixels, carried pixels, bytes, date."""
+    """Of the pool rows `rows` (increasing) what a keeper is chosen by: id, pixels, quality, bytes, date."""
     parts = []
     for number, batch in enumerate(batches):
         path = stage.path(f"scratch-grouped-{number:05d}.npy")
@@ -54,7 +54,7 @@ def _records(table: pa.Table, rows: npt.NDArray[np.int64], start: int) -> Array:
     columns: dict[str, npt.NDArray[Any]] = {
         "id": np.asarray(_texts(table, "id"), dtype=np.bytes_),
         "pixels": pixels,
-        "carried": carried_pixels(pixels, num_bytes, enough),
+        "quality": effective_pixels(pixels, num_bytes, enough),
         "bytes": num_bytes,
         "date": np.asarray([text or "~" for text in _texts(table, "crawl_date")], dtype=np.bytes_),
     }
@@ -82,5 +82,5 @@ def preference(records: Array, keeper: Keeper) -> list[npt.NDArray[Any]]:
     if keeper == "largest":
         return [-records["pixels"], records["id"]]
     if keeper == "best_quality":
-        return [-records["carried"], -records["bytes"], records["id"]]
+        return [-records["quality"], -records["bytes"], records["id"]]
     return [records["date"]] if keeper == "earliest" else [records["id"]]

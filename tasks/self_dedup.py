@@ -53,8 +53,8 @@ class SelfDedup(StageConfig):
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.6
     """Two images whose cosine is above this are copies; so are images joined by a chain of such pairs."""
     keeper: Keeper = "largest"
-    """Which image of a component stays: the most pixels, the first crawled, the best quality (pixels that its bytes can
-    carry), or the smallest id; ties by id."""
+    """Which image of a component stays: the most pixels, the first crawled, the best quality (pixels, less where
+    an image has few bits for each), or the smallest id; ties by id."""
     cut: Cut | None = None
     """A cut against chaining; null keeps components as they are, as DINOv2 does."""
     max_component: Annotated[int, Field(ge=2)] = 1_000

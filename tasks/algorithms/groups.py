@@ -38,15 +38,16 @@ def size_table(histogram: dict[int, int]) -> dict[str, int]:
     return table
 
 
-def carried_pixels(
+def effective_pixels(
     num_pixels: npt.NDArray[np.integer], num_bytes: npt.NDArray[np.integer], enough_bits: Floats
 ) -> npt.NDArray[np.int64]:
-    """How many pixels an encoded image's bytes can carry well: its own, or fewer where it is compressed hard.
+    """A measure of quality among copies: pixels * min(1, bits per pixel / enough bits per pixel)**2.
 
     `enough_bits` is what a pixel needs in the image's format to be hardly worse than the original; 0 for formats
-    without loss. Of two copies (the same content, hence as hard to compress) the one that is enlarged, or compressed
-    again, carries no more pixels than the other and has fewer bits for each.
+    without loss, whose pixels all count. Copies have the same content, hence are as hard to compress. Compressed again,
+    an image has fewer bits for each pixel and counts less. Enlarged, its bytes grow more slowly than its side (there is
+    nothing new to encode), so that pixels * bits**2 falls; with detail of its own they grow faster, and it rises.
     """
-    lossy = enough_bits > 0
-    carried = np.divide(8.0 * num_bytes, enough_bits, out=np.full(len(num_bytes), np.inf), where=lossy)
-    return np.minimum(num_pixels, carried).astype(np.int64)
+    lossy = (enough_bits > 0) & (num_pixels > 0)
+    share = np.divide(8.0 * num_bytes, enough_bits * num_pixels, out=np.ones(len(num_bytes)), where=lossy)
+    return (num_pixels * np.minimum(1.0, share) ** 2).astype(np.int64)
