@@ -89,7 +89,7 @@ class Work:
         """The neighbours of all queries, and the recall of the search."""
         stored: Sequence[str] = ()
         passes, truth = [Pass("all")], [Pass("truth", column="recall")]
-        if base is not None and base.facts.get("search") == self.how:
+        if base is not None and (base.version, base.facts.get("search")) == (self.stage.version, self.how):
             passes, truth, stored = self._take_over(base)
         runs = [run for which in passes for run in self._pass(which)]
         truth_runs = [run for which in truth for run in self._pass(which)] if not self.exact else []
