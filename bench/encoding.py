@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,10 @@ class SscdShaped(nn.Module):
 class Device:
     """Waits as long as a device of 400 images a second would take: what can overlap with it, does."""
 
-    dim, min_side, batch_images, num_threads = 512, 320, 16, 1
+    dim, min_side, batch_images, num_threads, batches_at_a_time = 512, 320, 16, 1, 2
+
+    def __init__(self) -> None:
+        self._busy = Lock()
 
     def prepare(self, image: Pixels) -> Pixels:
         """Squeezed to 320x320, as SSCD's."""
@@ -83,7 +87,8 @@ class Device:
 
     def finish(self, prepared: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """Zeros, after a while."""
-        time.sleep(len(prepared) / 400)
+        with self._busy:
+            time.sleep(len(prepared) / 400)
         return np.zeros((len(prepared), self.dim), dtype=np.float32)
 
     def encode(self, images: Sequence[Pixels]) -> npt.NDArray[np.float32]:

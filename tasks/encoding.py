@@ -1,14 +1,14 @@
 """Images -> vectors, one part: bytes are read, pictures decoded and resized by threads while others are encoded.
 
-Three steps run beside each other, each a bounded number of images ahead of the next: one thread reads, `decode_threads`
-decode and prepare, the calling thread (or its GPU) encodes, and one more rounds and stores what is encoded. Memory:
-`waiting_images` prepared pictures (0.3 MB each at 320 pixels), as many decoded ones as there are threads, and the
-part's vectors (2 bytes per number).
+Four steps run beside each other, each a bounded number of images ahead of the next: one thread reads, `decode_threads`
+decode and prepare, one encodes (two feed a GPU, so that a batch is copied while another is computed), and one whitens,
+rounds and stores. Memory: `waiting_images` and three batches of prepared pictures (0.3 MB each at 320 pixels), as many
+decoded ones as there are threads, and the part's vectors (2 bytes per number).
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -56,24 +56,25 @@ def encode_images(
     vectors = np.zeros((len(table), out_dim or encoder.dim), dtype=dtype)
     failures: dict[int, ImageError] = {}
 
-    def store(rows: Sequence[int], encoded: Floats) -> None:
-        vectors[list(rows)] = encoded if transform is None else transform(encoded)
+    def encode(item: tuple[list[int], list[Prepared]]) -> tuple[list[int], Floats]:
+        return item[0], encoder.finish(item[1])
 
+    def store(item: tuple[list[int], Floats]) -> None:
+        vectors[item[0]] = item[1] if transform is None else transform(item[1])
+
+    at_a_time = encoder.batches_at_a_time
     with (
         bounded_threads(encoder.num_threads),  # before the threads begin: they inherit it
         ThreadPoolExecutor(decode_threads, thread_name_prefix="decode") as decoders,
+        ThreadPoolExecutor(at_a_time, thread_name_prefix="encode") as encoders,
         ThreadPoolExecutor(1, thread_name_prefix="store") as writer,
         closing(ahead(read_images(table, layout), _READ_AHEAD)) as read,
     ):
-        storing: Future[None] | None = None
-        ready = mapped(partial(_prepare, encoder), read, decoders, window=2 * decode_threads + encoder.batch_images)
-        for rows, batch in _batches(ready, encoder.batch_images, waiting_images, failures):
-            encoded = encoder.finish(batch)
-            if storing is not None:
-                storing.result()
-            storing = writer.submit(store, rows, encoded)
-        if storing is not None:
-            storing.result()
+        ready = mapped(partial(_prepare, encoder), read, decoders, 2 * decode_threads + encoder.batch_images)
+        batches = _batches(ready, encoder.batch_images, waiting_images, failures)
+        encoded = mapped(encode, batches, encoders, at_a_time + 1)
+        for _ in mapped(store, encoded, writer, 2):
+            pass
     return Encoded(vectors, dict(sorted(failures.items())))
 
 

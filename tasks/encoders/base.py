@@ -23,6 +23,7 @@ Prepared = npt.NDArray[Any]
 class BuiltEncoder(Protocol):
     """dim: length of a vector. min_side: pixels of the shorter side below which a picture need not be decoded.
     batch_images: prepared pictures of one shape that `finish` best takes at a time. num_threads: of torch, at most.
+    batches_at_a_time: threads that may usefully call `finish` side by side: two where a GPU computes.
     """
 
     @property
@@ -36,6 +37,9 @@ class BuiltEncoder(Protocol):
 
     @property
     def num_threads(self) -> int: ...
+
+    @property
+    def batches_at_a_time(self) -> int: ...
 
     def prepare(self, image: Pixels8) -> Prepared:
         """One RGB picture [height, width, 3] of any size -> what `finish` takes. Threads may call it side by side."""
@@ -66,6 +70,7 @@ class OneByOne:
     min_side = 128
     batch_images = 64
     num_threads = 1
+    batches_at_a_time = 1
 
     def __init__(self, describe: Callable[[Pixels8], Floats]) -> None:
         self._describe = describe

@@ -124,6 +124,11 @@ class NetworkEncoder:
             )
         self.dim = int(given.shape[1])
 
+    @property
+    def batches_at_a_time(self) -> int:
+        """Two on a GPU: one batch is stacked and copied while another is computed."""
+        return 2 if self._placed().type == "cuda" else 1
+
     def prepare(self, image: Pixels8) -> Pixels8:
         """RGB [height, width, 3] -> resized as the network wants it."""
         return self._preparation(image)

@@ -242,7 +242,7 @@ def test_an_error_while_encoding_comes_out_and_does_not_hang(
 class Failing:
     """An encoder whose device fails."""
 
-    dim, min_side, batch_images, num_threads = 3, 32, 2, 1
+    dim, min_side, batch_images, num_threads, batches_at_a_time = 3, 32, 2, 1, 2
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         return image[:8, :8]
