@@ -84,7 +84,7 @@ class Work(StageConfig):
     gpu_share_transformer: float = 0.4
     """Share of a GPU's peak that a large ViT gets."""
     gpu_share_products: float = 0.5
-    """Share of a GPU's peak that blocked products of k-means and retrieval get."""
+    """Share of a GPU's peak that the blocked products of retrieval get."""
     row_bytes: float = 200
     """An image's row in a part's table (URL, checksum, place, verdict), compressed."""
     row_core_seconds: float = 2e-5
@@ -202,7 +202,7 @@ STAGES: tuple[StagePlan, ...] = (
     StagePlan(
         "cluster", "spherical k-means, fitted to a sample, all assigned", "flow: centroids and where they move",
         {
-            "gpu_seconds": "kmeans_operations / (gpu_flops * gpu_share_products)",
+            "gpu_seconds": "kmeans_operations / (gpu_flops * gpu_share_kmeans)",
             "core_seconds": "pool * row_core_seconds",
             "core_seconds_without_gpu": "kmeans_operations / kmeans_operations_per_core_second",
             "read_bytes": "pool * (embedding_bytes + row_bytes) + iterations *"
