@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -91,9 +92,8 @@ def hierarchy(embedded: Manifest, config: Hierarchy, layout: Layout) -> Manifest
     target = min(config.target or max(1, num_images // 10), num_images)
     plans = plan_levels(config, num_images)
     files, parents, facts = fit_levels(stage, embedded, plans)
-    outcomes, before, after = sample_pool(
-        stage, embedded, config, plans[0], parents, lambda sizes: allot(sizes, parents, target, seed=config.seed)
-    )
+    give = partial(allot, parents=parents, target=target, seed=config.seed)
+    outcomes, before, after = sample_pool(stage, embedded, plans[0], parents, leaf=config.leaf, give=give)
     facts |= {"target": target, "sampled": sum(outcome.rows_kept for outcome in outcomes)}
     facts |= flattening(before, after, parents)
     manifest = stage.publish(outcomes, files=files, facts=facts)

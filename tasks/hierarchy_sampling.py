@@ -6,7 +6,7 @@ it runs; no process holds more than a group or a range of it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,6 @@ from tasks.hierarchy_split import coarse_paths
 from tasks.pool import Verdicts, with_verdicts
 from tasks.stage import Outcome, Stage
 
-if TYPE_CHECKING:
-    from tasks.hierarchy import Hierarchy
-
 _IMAGE = np.dtype([("leaf", np.int32), ("cosine", np.float32), ("order", ORDER)])
 _RANGES = 64
 
@@ -35,17 +32,18 @@ _RANGES = 64
 def sample_pool(
     stage: Stage,
     embedded: Manifest,
-    config: "Hierarchy",
     finest: LevelPlan,
     parents: Sequence[Array],
+    *,
+    leaf: Leaf,
     give: Callable[[Counts], Counts],
 ) -> tuple[list[Outcome], Counts, Counts]:
     """Judges every image; (outcomes of the parts, sizes of the finest clusters, what `give` has each of them give)."""
     split = list(coarse_paths(stage, finest.name)) if finest.splits > 1 else None
     centroids = stage.path(f"{finest.name}-centroids.npy")
     parts = pool_parts(embedded)
-    groups = groups_of(parts, config.efficiency.groups)
-    plain: dict[str, Any] = {"leaf": config.leaf, "seed": config.seed, "device": config.efficiency.device}
+    groups = groups_of(parts, finest.groups)
+    plain: dict[str, Any] = {"leaf": leaf, "seed": finest.compute.seed, "device": finest.compute.device}
     _, ranked = scratch_map(stage, "ranked", rank_images, groups, centroids=centroids, split=split, **plain)
     sizes = sum((read_array(path) for path in ranked.paths("-sizes.npy")), start=np.zeros(1, dtype=np.int64))
     given = give(sizes)
