@@ -63,10 +63,14 @@ def as_float32(block: Array) -> Floats:
 
 
 def take_rows(vectors: Array, members: npt.NDArray[np.integer]) -> Array:
-    """vectors[members], without holding the interpreter: float16 rows are moved as 16-bit words."""
-    if vectors.dtype == np.float16:
-        return np.asarray(_take(vectors.view(np.uint16), members).view(np.float16))
-    return np.asarray(_take(vectors, members))
+    """vectors[members], without holding the interpreter: rows are moved as the widest words they consist of."""
+    row_bytes = vectors.shape[1] * vectors.itemsize
+    if not vectors.flags.c_contiguous or row_bytes == 0:
+        return np.asarray(vectors[members])
+    word = next(
+        word for word in (np.uint64, np.uint32, np.uint16, np.uint8) if row_bytes % np.dtype(word).itemsize == 0
+    )
+    return np.asarray(_take(vectors.view(word), members).view(vectors.dtype))
 
 
 def integer_products(left: Int8, right: Int8) -> npt.NDArray[np.int32]:
@@ -81,10 +85,25 @@ def integer_products(left: Int8, right: Int8) -> npt.NDArray[np.int32]:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def unit_rows(rows: Floats) -> Floats:
+    """The rows [n, dim] float32 at length 1; zero rows stay zero."""
+    unit = np.zeros_like(rows)
+    for row in range(len(rows)):
+        squares = _squares(rows[row])
+        if squares > 0.0:
+            scale = np.float32(1.0 / np.sqrt(squares))
+            for column in range(rows.shape[1]):
+                unit[row, column] = rows[row, column] * scale
+    return unit
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _take(vectors: Array, members: npt.NDArray[np.integer]) -> Array:
     taken = np.empty((len(members), vectors.shape[1]), dtype=vectors.dtype)
     for row in range(len(members)):
-        taken[row] = vectors[members[row]]
+        source = members[row]
+        for column in range(vectors.shape[1]):
+            taken[row, column] = vectors[source, column]
     return taken
 
 

@@ -14,8 +14,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from tasks.algorithms.blocks import Array, Floats, InMemory, Rows, VectorSource, even_blocks
-from tasks.algorithms.join_codes import Int8, code_limit, encode, integer_products
+from tasks.algorithms.blocks import Array, Floats, InMemory, Rows, VectorSource
+from tasks.algorithms.join_codes import Int8, as_float32, code_limit, encode, integer_products, take_rows, unit_rows
 from tasks.algorithms.join_threads import in_order
 from tasks.algorithms.sampling import row_uniforms
 
@@ -97,10 +97,10 @@ def assign_cells(
     levels = quantiser if isinstance(quantiser, Quantiser) else Quantiser.flat(quantiser)
     cells = np.full((source.shape[0], assignments), -1, dtype=np.int32)
 
-    def assign(part: tuple[int, Floats]) -> tuple[int, npt.NDArray[np.int32]]:
+    def assign(part: tuple[int, Array]) -> tuple[int, npt.NDArray[np.int32]]:
         return part[0], _nearest_cells(encode(part[1]).codes, levels, assignments, probes)
 
-    for start, found in in_order(assign, even_blocks(source, block_rows)):
+    for start, found in in_order(assign, source.blocks(block_rows)):
         cells[start : start + len(found)] = found
     return cells
 
@@ -109,13 +109,14 @@ def _nearest_cells(rows: Int8, levels: Quantiser, assignments: int, probes: int)
     num_groups = len(levels.groups)
     probed = _Best.of(len(rows), min(probes, num_groups))
     probed.merge(np.arange(len(rows)), integer_products(rows, levels.groups), 0)
-    visitors = np.argsort(probed.cells, axis=None, kind="stable") // probed.cells.shape[1]
-    starts = np.r_[0, np.cumsum(np.bincount(probed.cells.ravel(), minlength=num_groups))]
+    visited = probed.cells.ravel().astype(np.int16 if num_groups < 2**15 else np.int32)  # numpy sorts int16 by radix
+    visitors = np.argsort(visited, kind="stable") // probed.cells.shape[1]
+    starts = np.r_[0, np.cumsum(np.bincount(visited, minlength=num_groups))]
     best = _Best.of(len(rows), assignments)
     for group in np.flatnonzero(np.diff(starts)):
         members = visitors[starts[group] : starts[group + 1]]
         first, last = levels.offsets[group], levels.offsets[group + 1]
-        best.merge(members, integer_products(rows[members], levels.centroids[first:last]), first)
+        best.merge(members, integer_products(take_rows(rows, members), levels.centroids[first:last]), first)
     return np.sort(best.cells, axis=1)
 
 
@@ -170,7 +171,7 @@ def _sample(vectors: VectorSource, num: int, seed: int) -> Floats:
     rows = np.arange(num_rows)
     if num < num_rows:
         rows = np.sort(np.argpartition(row_uniforms(0, num_rows, seed=seed), num)[:num])
-    sample = _unit(np.asarray(vectors.take(rows), dtype=np.float32))
+    sample = unit_rows(as_float32(vectors.take(rows)))
     sample = sample[sample.any(axis=1)]
     if len(sample) == 0:
         raise ValueError(f"a quantiser needs vectors with a direction: there are none among {num_rows} rows")
@@ -191,7 +192,7 @@ def _spherical_kmeans(sample: Floats, num: int, seed: list[int]) -> Floats:
     for _ in range(ITERATIONS if num > 1 else 1):
         sums = np.zeros_like(centroids)
         _add_by_label(sums, sample, _nearest_coded(codes, centroids))
-        moved = _unit(sums)
+        moved = unit_rows(sums)
         centroids = np.where(moved.any(axis=1, keepdims=True), moved, centroids)
     return centroids
 
@@ -231,8 +232,3 @@ def _codes(directions: Floats) -> Int8:
     """Rows as int8 codes of one scale, so that products with different rows can be compared."""
     top = np.abs(directions).max(initial=0.0)
     return np.round(directions * (code_limit(directions.shape[1]) / (top if top > 0 else 1.0))).astype(np.int8)
-
-
-def _unit(block: Floats) -> Floats:
-    lengths = np.linalg.norm(block, axis=1, keepdims=True)
-    return np.asarray(block / np.where(lengths > 0, lengths, 1.0), dtype=np.float32)
