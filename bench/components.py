@@ -118,6 +118,27 @@ def timed(method: str, folder: Path, num_nodes: int) -> tuple[float, Labels]:
     return time.perf_counter() - started, labels
 
 
+def profile(folder: Path, num_nodes: int) -> dict[str, float]:
+    """Where the seconds go: edges read and not used; edges in memory joined, in order and in random order."""
+    Components(2).add(np.array([0]), np.array([1]))
+    paths = sorted(str(path) for path in folder.glob("*.parquet"))
+    started = time.perf_counter()
+    blocks = [(block.left, block.right) for block in read_edges(paths)]
+    read = time.perf_counter() - started
+    started = time.perf_counter()
+    components_of(num_nodes, blocks)
+    joined = time.perf_counter() - started
+    pairs = np.fromfile(folder / "edges.raw", dtype=np.int64).reshape(-1, 2)
+    ends = [np.ascontiguousarray(pairs[:, side]) for side in (0, 1)]
+    started = time.perf_counter()
+    components_of(num_nodes, [(ends[0], ends[1])])
+    return {
+        "read": round(read, 3),
+        "join_sorted": round(joined, 3),
+        "join_shuffled": round(time.perf_counter() - started, 3),
+    }
+
+
 def partition(labels: Labels) -> str:
     """Equal for equal partitions, however they are numbered: of every node's smallest companion."""
     smallest = np.empty(int(labels.max()) + 1, dtype=np.int64)
@@ -147,6 +168,7 @@ def measure(kind: str, num_nodes: int, folder: Path, repeats: int) -> dict[str, 
             "all_seconds": [round(value, 3) for value in seconds[name]],
             "peak_mb": round(statistics.median(megabytes[name]), 1),
         }
+    result["profile_seconds"] = peak_megabytes(profile, folder, num_nodes)[0]
     for source in ("parquet", "raw"):
         ours, peer = result[f"ours_{source}"], result[f"scipy_{source}"]
         result[f"speedup_{source}"] = round(peer["seconds"] / ours["seconds"], 2)
@@ -161,7 +183,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", default=None, help="where the edges are written (2.3 GB at 20 million nodes)")
     arguments = parser.parse_args()
-    rows = []
+    content = {"machine": machine(), "command": "python -m bench.components"}
+    rows: list[dict[str, Any]] = []
     print(
         f"{'graph':8}{'nodes':>10}{'source':>9}{'ours s':>9}{'scipy s':>9}{'speedup':>9}{'ours MB':>9}{'scipy MB':>10}"
     )
@@ -177,7 +200,8 @@ def main() -> None:
                     f"{row[f'speedup_{source}']:>9.2f}{ours['peak_mb']:>9.0f}{peer['peak_mb']:>10.0f}",
                     flush=True,
                 )
-    save("components", {"machine": machine(), "command": "python -m bench.components", "results": rows})
+            print(f"        of ours: {row['profile_seconds']}", flush=True)
+            save("components", content | {"results": rows})  # after each: the last ones take minutes
 
 
 if __name__ == "__main__":

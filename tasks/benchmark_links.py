@@ -3,7 +3,7 @@
 A stage of its own for every set: another benchmark, another threshold of self_dedup or another cut change nothing here.
 Parts of the pool are joined group by group, each group a task and, for every benchmark and split, a file named by its
 content: `links-<source>-<split>-<key>.parquet` (left: row within the group, right: row of the references).
-Memory of a task: by cells the group's vectors (330 MB at 512 dimensions); a block of products; 40 bytes per pair.
+Memory of a task: the vectors of its group (330 MB at 512 dimensions), a block of products, 40 bytes per pair.
 """
 
 import dataclasses
