@@ -109,8 +109,8 @@ def run(root: str, inputs: list[str], base: str | None) -> dict[str, Any]:
 
     Work.map = timed  # type: ignore[method-assign]
     started = time.perf_counter()
-    manifests = [load_manifest(folder) for folder in inputs]
-    found = retrieve.fn(*manifests, CONFIG, Layout(root), load_manifest(base) if base else None)
+    embedded, clustered, queries = (load_manifest(folder) for folder in inputs)
+    found = retrieve.fn(embedded, clustered, queries, CONFIG, Layout(root), load_manifest(base) if base else None)
     seconds = time.perf_counter() - started
     facts = {name: found.facts[name] for name in ("recall", "recall_queries", "reused")}
     files = {e.path: e.sha256 for e in found.files if not e.path.startswith("truth-")}

@@ -20,7 +20,7 @@ from tasks.part_chunks import Ids, concatenated
 from tasks.pool import Verdicts, with_verdicts
 from tasks.retrieve_rules import SourceMode
 from tasks.retrieve_search import CellChunk
-from tasks.sorted_runs import gather_groups, read_groups
+from tasks.sorted_runs import gather_groups, read_rows, run_offsets
 from tasks.stage import Outcome
 
 
@@ -114,11 +114,13 @@ def _of_clusters(part: CellChunk, clustered: Mapping[int, str], limits: str, cou
         counts, limit = np.asarray(read_array(counting)[number]), np.asarray(read_array(limits)[number])
         places = np.flatnonzero(counts[cells] & (keys <= limit[cells]))
         places = places[np.argsort(cells[places], kind="stable")]
-        floats = part.chunk.vectors(places)
+        if len(places) == 0:
+            continue
+        floats, ends = part.chunk.vectors(places), run_offsets(run, 0, len(counts)).tolist()
         bounds = np.r_[np.flatnonzero(ranks(cells[places]) == 0), len(places)]
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             cell, some = int(cells[places[start]]), places[start:stop]
-            asking, ids = (read_groups(run, name, cell, cell + 1) for name in ("vectors", "ids"))
+            asking, ids = (read_rows(f"{run}.{name}.npy", ends[cell], ends[cell + 1]) for name in ("vectors", "ids"))
             order = np.lexsort(tuple(reversed(id_words(ids))))
             near = nearest(asking[order], floats[start:stop], num=1)
             rules = np.full(len(some), rule, dtype=np.int64)
