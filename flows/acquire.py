@@ -1,4 +1,4 @@
-"""Crawl files → URLs → images worth keeping."""
+"""Crawl files → URLs → images worth keeping, beside those that earlier runs have."""
 
 from typing import NamedTuple
 
@@ -6,25 +6,55 @@ from flows.config import CurateConfig
 from storage.layout import Layout
 from storage.manifest import Manifest
 from tasks.download import download
+from tasks.earlier import Earlier, load_earlier
 from tasks.extract import extract
 from tasks.hash_dedup import hash_dedup
 from tasks.image_filter import filter_images
+from tasks.ledger import Ledger, drop_removed, load_ledger
+from tasks.unite import unite
 from tasks.url_policy import url_policy
 
 
 class Acquired(NamedTuple):
-    """The images, and the stages that know where they came from."""
+    """The images, the stages that know where they came from, and the run that this one goes on from."""
 
     images: Manifest
     history: dict[str, Manifest]
+    earlier: Earlier | None
 
 
 def acquire(config: CurateConfig, layout: Layout) -> Acquired:
-    """The crawl's images: downloaded, screened, without exact copies, without NSFW, faces blurred."""
+    """The crawl's images: downloaded, screened, without exact copies, without NSFW, faces blurred; with `config.base`,
+    the earlier runs' images before them. What the ledger names is neither fetched nor kept."""
     urls = extract(config.extract, layout)
-    allowed = url_policy(urls, config.url_policy, layout)
+    earlier, ledger = load_earlier(config.base, urls, layout), load_ledger(layout)
+    known = earlier.history["download"] if earlier else None
+    allowed = url_policy(urls, config.url_policy, layout, known=known, ledger=ledger)
     downloaded = download(allowed, config.download, layout)
     screened = filter_images(downloaded, config.screen, layout, "screen")
     distinct = hash_dedup(screened, config.hash_dedup, layout)
     safe = filter_images(distinct, config.safety, layout, "safety")
-    return Acquired(safe, {"url_policy": allowed, "download": downloaded})
+    fresh = Acquired(safe, {"url_policy": allowed, "download": downloaded}, earlier)
+    return without_removed(beside_earlier(fresh, layout), ledger, layout)
+
+
+def beside_earlier(fresh: Acquired, layout: Layout) -> Acquired:
+    """The images of all crawls so far, and their history, part by part beside them."""
+    if fresh.earlier is None:
+        return fresh
+    earlier = fresh.earlier
+    history = {
+        "url_policy": unite("pool_urls", [earlier.history["url_policy"], fresh.history["url_policy"]], layout),
+        "download": unite("pool_downloads", [earlier.history["download"], fresh.history["download"]], layout),
+    }
+    return Acquired(unite("pool", [earlier.pool, fresh.images], layout), history, earlier)
+
+
+def without_removed(acquired: Acquired, ledger: Ledger, layout: Layout) -> Acquired:
+    """The images that the ledger does not name, by URL, domain, id or hash."""
+    if not ledger:
+        return acquired
+    images = drop_removed(
+        acquired.images, ledger, layout, "remaining", history={"download": acquired.history["download"]}
+    )
+    return Acquired(images, acquired.history, acquired.earlier)

@@ -8,9 +8,11 @@ from typing import Annotated
 import yaml
 from pydantic import Field
 
+from flows.presets import with_preset
 from tasks.cluster import Cluster
 from tasks.collect import Collect, Collection
 from tasks.config import StageConfig
+from tasks.copy_graph import CopyGraph
 from tasks.describe import Describe
 from tasks.download import Download
 from tasks.embed import Embed
@@ -18,7 +20,9 @@ from tasks.evaluate import Evaluate
 from tasks.extract import Extract
 from tasks.filters import Faces, Geometry, Nsfw
 from tasks.hash_dedup import HashDedup
+from tasks.hierarchy import Hierarchy
 from tasks.image_filter import ImageFilter
+from tasks.inspection_config import Inspection
 from tasks.launch import Pretrain
 from tasks.pack import Pack
 from tasks.preflight import Plug
@@ -37,6 +41,9 @@ class CurateConfig(StageConfig):
     """Folder (or s3:// prefix) of everything the run writes; a second run with the same root reuses what is done."""
     workers: Workers = Workers()
     """Where the parts are computed."""
+    base: str | None = None
+    """An earlier dataset of this root that the run goes on from: a folder's name below datasets/, or `latest`. Its
+    images are not fetched again, and are curated together with the new crawl's."""
 
     extract: Extract
     """Crawl files → image URLs."""
@@ -57,6 +64,8 @@ class CurateConfig(StageConfig):
     """Sets of images that the dataset must not hold, nor copies of them; one entry per split."""
     describe: Describe = Describe()
     """Images → copy-detection descriptors."""
+    copy_graph: CopyGraph = CopyGraph()
+    """Pairs of images that may be copies."""
     self_dedup: SelfDedup = SelfDedup()
     """Copies within the pool."""
     relative_dedup: RelativeDedup = RelativeDedup()
@@ -70,6 +79,11 @@ class CurateConfig(StageConfig):
     """k-means of the pool."""
     retrieve: Retrieve = Retrieve()
     """What each source brings in."""
+
+    hierarchy: Hierarchy | None = None
+    """A balanced sample of the pool beside what the sources bring in; null leaves it out."""
+    inspection: Inspection | None = Inspection()
+    """Pages on which neighbours, clusters and borderline pairs can be looked at; null leaves them out."""
 
     shuffle: Shuffle = Shuffle()
     """The dataset's order and shards."""
@@ -93,13 +107,14 @@ class CurateConfig(StageConfig):
         return [*self.screen.filters, *self.safety.filters, self.describe.encoder, self.embed.encoder]
 
 
-def load_config(path: Path, places: Mapping[str, str] | None = None) -> CurateConfig:
-    """The config in a YAML file; `$NAME` in it is replaced by `places`.
+def load_config(path: Path, places: Mapping[str, str] | None = None, *, preset: str | None = None) -> CurateConfig:
+    """The config in a YAML file; `$NAME` in it is replaced by `places`, what it leaves out is taken from a preset.
 
-    Raises pydantic's ValidationError (a ValueError) that names every wrong key, OSError for a missing file, and
-    KeyError for a `$NAME` without a place.
+    Raises pydantic's ValidationError (a ValueError) that names every wrong key, OSError for a missing file, KeyError
+    for a `$NAME` without a place, and UnknownPreset.
     """
     text = path.read_text(encoding="utf-8")
     if places is not None:
         text = Template(text).substitute(places)
-    return CurateConfig.model_validate(yaml.safe_load(text))
+    content = yaml.safe_load(text)
+    return CurateConfig.model_validate(content if preset is None else with_preset(preset, content))

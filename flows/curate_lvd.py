@@ -1,16 +1,16 @@
 """The whole chain: a crawl → a curated dataset → a self-supervised teacher and its scores."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prefect import flow
 
-from flows.acquire import acquire
+from flows.acquire import Acquired, acquire
 from flows.config import CurateConfig
 from flows.deduplicate import deduplicate
 from flows.pretrain import train_and_evaluate
-from flows.retrieve import retrieve_and_pack
+from flows.retrieve import Retrieved, retrieve_and_pack
 from storage.errors import StorageError
 from storage.layout import Layout
 from storage.manifest import Manifest
@@ -48,22 +48,35 @@ def curate_lvd(config: CurateConfig) -> CuratedRun:
     layout = Layout.at(config.root)
     check_inputs(config.collections(), config.plugs(), layout)
     with workers(config.workers):
-        acquired = acquire(config, layout)
-        unique = deduplicate(acquired.images, config, layout)
-        dataset = retrieve_and_pack(unique, acquired.history, config, layout)
-    ends = [dataset, *train_and_evaluate(dataset, config, layout)]
-    published = publish_run(ends, layout)
-    _print_end(published, dataset)
-    return CuratedRun(dataset.directory, published.report, published.chain, published.flow_run_id)
+        retrieved = curate(acquire(config, layout), config, layout)
+    ends = [retrieved.dataset, *train_and_evaluate(retrieved.dataset, config, layout)]
+    return publish_curated(retrieved, ends, layout)
 
 
-def _print_end(published: Published, dataset: Manifest) -> None:
+def curate(acquired: Acquired, config: CurateConfig, layout: Layout) -> Retrieved:
+    """Images → a dataset: deduplicated, retrieved, packed."""
+    unique = deduplicate(acquired.images, config, layout, acquired.earlier)
+    return retrieve_and_pack(unique, acquired, config, layout)
+
+
+def publish_curated(retrieved: Retrieved, ends: Sequence[Manifest], layout: Layout) -> CuratedRun:
+    """Record what the run made, and say where it is."""
+    pages = [retrieved.pages] if retrieved.pages else []
+    published = publish_run([*ends, *pages], layout)
+    _print_end(published, retrieved)
+    return CuratedRun(retrieved.dataset.directory, published.report, published.chain, published.flow_run_id)
+
+
+def _print_end(published: Published, retrieved: Retrieved) -> None:
+    dataset, pages = retrieved
     print_funnel(funnel(published.chain))
     address = ui_address()
     run = f"{address}/v2/runs/flow-run/{published.flow_run_id}" if published.flow_run_id else address
+    look = f"look      {pages.facts['index']}   (neighbours, clusters, borderline pairs)\n" if pages else ""
     print(
         f"\ndataset   {dataset.directory}  ({dataset.rows_kept:,} images)\n"
         f"report    {published.report}\n"
+        f"{look}"
         f"UI        {run}   (`make ui` starts the server if it is not running)\n"
         f"why       .venv/bin/curate-lvd why URL --root {published.root}",
         file=sys.stdout,

@@ -39,13 +39,6 @@ class Earlier:
             )
         return self.stages[name]
 
-    def same(self, name: str, config: StageConfig) -> Manifest | None:
-        """The stage, if it was made with this config: only then can its results be taken over."""
-        found = self.stages.get(name)
-        if found is None or {key: value for key, value in found.config.items() if key != "also"} != config.deciding():
-            return None
-        return found
-
     @property
     def pool(self) -> Manifest:
         """The images that its descriptors are of."""
@@ -58,6 +51,14 @@ class Earlier:
 
     def _input(self, stage: str, role: str) -> Manifest:
         return self.chain[self.stage(stage).inputs[role]]
+
+
+def taken_over(earlier: Earlier | None, name: str, config: StageConfig) -> Manifest | None:
+    """The stage `name` of an earlier run, if there is one and it was made with this config: its results can serve."""
+    found = earlier.stages.get(name) if earlier is not None else None
+    if found is None or {key: value for key, value in found.config.items() if key != "also"} != config.deciding():
+        return None
+    return found
 
 
 def load_earlier(base: str | None, urls: Manifest, layout: Layout) -> Earlier | None:

@@ -37,8 +37,9 @@ class FunnelRow:
 
 
 def funnel(chain: Mapping[str, Manifest]) -> list[FunnelRow]:
-    """The run's stages in order, with what each kept and dropped."""
-    return [FunnelRow(m.stage, m.rows_in, m.rows_kept, m.drops, m.seconds) for m in chain.values()]
+    """The run's stages in order, with what each kept and dropped; pages to look at are no images."""
+    stages = (manifest for manifest in chain.values() if manifest.stage != "inspect")
+    return [FunnelRow(m.stage, m.rows_in, m.rows_kept, m.drops, m.seconds) for m in stages]
 
 
 def print_funnel(rows: Iterable[FunnelRow]) -> None:

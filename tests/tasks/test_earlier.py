@@ -9,7 +9,7 @@ from storage.filesystem import write_bytes
 from storage.layout import Layout
 from storage.manifest import Manifest, fingerprint, save_manifest
 from tasks.config import StageConfig
-from tasks.earlier import load_earlier
+from tasks.earlier import load_earlier, taken_over
 
 
 class Width(StageConfig):
@@ -85,9 +85,10 @@ def test_only_a_stage_of_the_same_config_can_be_taken_over(layout: Layout) -> No
     _, first = dataset(layout, 1)
     earlier = load_earlier(first.fingerprint, stage(layout, "extract", Width(width=9)), layout)
     assert earlier is not None
-    assert earlier.same("describe", Width()) == earlier.stage("describe")
-    assert earlier.same("describe", Width(width=2)) is None
-    assert earlier.same("cluster", Width()) is None
+    assert taken_over(earlier, "describe", Width()) == earlier.stage("describe")
+    assert taken_over(earlier, "describe", Width(width=2)) is None
+    assert taken_over(earlier, "cluster", Width()) is None
+    assert taken_over(None, "describe", Width()) is None
 
 
 def test_a_base_that_is_no_dataset_is_said(layout: Layout) -> None:
