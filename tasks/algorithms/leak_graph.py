@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from tasks.algorithms.components import Components, Integers, component_sizes
+from tasks.algorithms.components import Components, Integers
 
 Floats = npt.NDArray[np.float32]
 
@@ -78,10 +78,10 @@ class LeakGraph:
             self._flat = True
         return self._forest.parents
 
-    def component_sizes(self) -> Integers:
-        """Rows and references of each component that holds a reference, the largest first. Memory: 4 bytes per row."""
-        sizes = component_sizes(self._labels())[: self.num_references]
-        return np.sort(sizes[sizes > 0])[::-1]
+    def images_by_component(self, rows: Integers) -> Integers:
+        """How many of these rows of the pool lie in the component that each reference is the first of: [references]."""
+        label = self._labels()[rows + self.num_references]
+        return np.bincount(label[label < self.num_references], minlength=self.num_references)
 
 
 def _check(rows: Integers, count: int, what: str) -> None:

@@ -132,7 +132,7 @@ def test_a_component_may_run_through_references(layout: Layout) -> None:
     references = [benchmark_of(layout, "a/test", chain[:1], 100), benchmark_of(layout, "b/test", chain[1:2], 200)]
     manifest, links = run_stages(described, references, layout)
     assert dropped(manifest) == {1: (200, "b/test direct", 0.7)}
-    assert (manifest.facts["components"], manifest.facts["largest_component"]) == (1, 3)
+    assert (manifest.facts["components"], manifest.facts["largest_component"]) == (1, 1)
     assert links[-1].facts["pairs"] == 1
 
 
@@ -147,7 +147,7 @@ def test_the_facts_say_what_each_benchmark_cost(
         "cars/train": (2, 1, 1, 1, 0),
     }
     assert facts["threshold"] == 0.45
-    assert (facts["components"], facts["largest_component"]) == (3, 3)
+    assert (facts["components"], facts["largest_component"]) == (2, 2)
 
 
 def test_borderline_pairs_are_the_nearest_on_both_sides_of_the_threshold(layout: Layout) -> None:

@@ -71,7 +71,8 @@ def test_edges_may_be_added_after_a_question() -> None:
     assert graph.leaks(np.arange(3)).reference.tolist() == [-1, -1, -1]
     graph.link(np.array([1]), np.array([0]), np.array([0.9], np.float32))
     assert graph.leaks(np.arange(3)).reference.tolist() == [0, 0, -1]
-    assert graph.component_sizes().tolist() == [3]
+    assert graph.images_by_component(np.arange(3)).tolist() == [2]
+    assert graph.images_by_component(np.array([0, 2])).tolist() == [1]
 
 
 def test_memory_is_twelve_bytes_per_row_and_five_per_reference() -> None:
