@@ -23,8 +23,7 @@ CONFIG = Retrieve(
 BY_CELLS = CONFIG.model_copy(update={"exact_up_to": 0, "num_probes": 3, "recall_queries": 10})
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("config", [CONFIG, BY_CELLS], ids=["exact", "by cells"])
+@pytest.mark.parametrize(("config", "seed"), [(CONFIG, 1), (BY_CELLS, 2)], ids=["exact", "by cells"])
 def test_verdicts_counts_and_neighbours_are_those_of_the_slow_loop(layout: Layout, config: Retrieve, seed: int) -> None:
     config = config.model_copy(update={"seed": seed, "images_per_task": 70, "queries_per_task": 30})
     world = World(layout, part_images=33, part_queries=11)
