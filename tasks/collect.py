@@ -1,7 +1,8 @@
 """Curated sources, benchmarks and labelled sets → one image table: folders, WebDataset tars, Parquet as on the Hub.
 
 Images stay where they are: a row says in which file (or tar, at which offset) one lies. Only those inside of Parquet,
-whose bytes have no place of their own, are written into a tar beside the part's table.
+whose bytes have no place of their own, are written into a tar beside the part's table. A changed file makes a new
+result; of files that a Parquet's rows only name, it is the Parquet that counts.
 """
 
 import hashlib
