@@ -87,16 +87,19 @@ def describe(
     `fitted` is a `describe` whose whitening is taken: the pool's own for benchmarks, an earlier run's for a further
     crawl. It decides the result. `base` is an earlier `describe`: rows with equal id and sha256 take their vector from
     it, and only the others are encoded. It decides nothing but the cost (to float16's last digit where a network is
-    given pictures of many shapes, or runs on other hardware or in other batches than it did then).
+    given pictures of many shapes, or runs on other hardware or in other batches than it did then). One of another
+    version of this stage is of no use, which the log and the facts say.
 
-    Raises NoImages when there is nothing to describe; IncompatibleBase for a `base` of another encoder, version or
-    whitening, and where whitening is to be fitted on this very pool: whitened vectors cannot be whitened anew, and raw
-    ones are not kept (1 KB per image) since a later run compares with the earlier one's descriptors, hence takes its
-    whitening, too (`fitted`).
+    Raises NoImages when there is nothing to describe; IncompatibleBase for a `base` of another encoder or whitening,
+    and where whitening is to be fitted on this very pool: whitened vectors cannot be whitened anew, and raw ones are
+    not kept (1 KB per image), since a later run compares with the earlier one's descriptors, hence takes its whitening,
+    too (`fitted`).
     """
     require_images(images)
-    inputs = {"images": images} | ({"whitening": fitted} if fitted is not None and config.whiten is not None else {})
-    stage = Stage(name, version=VERSION, config=config, inputs=inputs, layout=layout)
+    # The whitening's bytes decide, not the run that they came by: benchmarks that were described with the same ones are
+    # found done, and an earlier run's folder is no input that must be kept.
+    also = {"whitening": whitening_of(fitted).sha256} if fitted is not None and config.whiten is not None else None
+    stage = Stage(name, version=VERSION, config=config, inputs={"images": images}, layout=layout, also=also)
     if stage.finished:
         return stage.reuse()
     config.encoder.build()  # missing or damaged weights are said once, here, and not by every part
@@ -111,6 +114,12 @@ def describe(
         return encode_stage(stage, images, plain, base)
     whitening = _whitening(stage, images, config.whiten, plain, fitted)
     return encode_stage(stage, images, replace(plain, whitening=stage.path(WHITENING)), base, whitening)
+
+
+def whitening_of(described: Manifest) -> FileEntry:
+    """The file with a stage's whitening. Raises BadManifest when it has none."""
+    described.file(WHITENING)  # says what is there when it is not
+    return next(entry for entry in described.files if entry.path == WHITENING)
 
 
 def _whitening(

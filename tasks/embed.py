@@ -27,7 +27,7 @@ def embed(
 
     `base` is an earlier `embed`: rows with equal id and sha256 take their vector from it, as `describe` says; it
     decides nothing but the cost. Raises NoImages when there is nothing to embed, IncompatibleBase for a `base` of
-    another encoder or version.
+    another encoder.
     """
     require_images(images)
     stage = Stage(name, version=VERSION, config=config, inputs={"images": images}, layout=layout)

@@ -36,6 +36,7 @@ from tasks.known_vectors import (
     index_vectors,
 )
 from tasks.pool import NoImages, Verdicts, with_verdicts
+from tasks.progress import run_logger
 from tasks.stage import Outcome, Stage
 
 WHITENING = "whitening.safetensors"
@@ -75,7 +76,10 @@ def encode_stage(
     """
     facts: dict[str, Any] = {}
     known = None
-    if base is not None:
+    if base is not None and base.version != stage.version:
+        facts = {"base": base.reference, "reused": 0}
+        run_logger().warning(f"{stage.name}: {base.directory} is of version {base.version}, all is encoded anew")
+    elif base is not None:
         check_base(base, stage, files)
         known, facts = index_vectors(stage, base), {"base": base.reference}
     outcomes = stage.map(encode_part, images.paths(".parquet"), how=how, known=known)
@@ -86,12 +90,11 @@ def encode_stage(
 
 
 def check_base(base: Manifest, stage: Stage, files: Sequence[FileEntry]) -> None:
-    """Raises IncompatibleBase unless `base` was made by the same version and encoder, and whitened alike."""
+    """Raises IncompatibleBase unless `base` was made by the same encoder and whitened alike."""
     whitenings = [
         next((entry.sha256 for entry in entries if entry.path == WHITENING), None) for entries in (base.files, files)
     ]
     same = {
-        "version": base.version == stage.version,
         "encoder": base.config.get("encoder") == stage.config["encoder"],
         "whitening": whitenings[0] == whitenings[1],
     }

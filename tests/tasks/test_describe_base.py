@@ -162,6 +162,31 @@ def test_a_base_that_would_give_other_vectors_is_refused(layout: Layout) -> None
         embed.fn(more, Embed(encoder=Pixels()), layout, base=embedded)
 
 
+def test_a_base_of_another_version_is_of_no_use_and_no_hindrance(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = embed.fn(earlier(layout), Embed(), layout)
+    expected = content(embed.fn(later(layout), Embed(), layout, name="other"))
+    base.version -= 1
+    found = embed.fn(later(layout), Embed(), layout, base=base)
+    assert found.facts["reused"] == 0
+    assert content(found) == expected
+
+
+def test_benchmarks_described_with_the_same_whitening_are_done_whichever_run_it_comes_from(
+    layout: Layout, counted: list[int]
+) -> None:
+    first = describe.fn(earlier(layout), Describe(), layout)
+    second = describe.fn(later(layout), Describe(), layout, fitted=first, base=first)
+    benchmark = downloaded(layout, encoded(range(60, 66)))
+    done = describe.fn(benchmark, Describe(), layout, name="describe_benchmarks", fitted=first)
+    counted.clear()
+    again = describe.fn(benchmark, Describe(), layout, name="describe_benchmarks", fitted=second)
+    assert again == done
+    assert counted == []
+    assert set(again.inputs) == {"images"}
+
+
 def test_a_whitening_from_elsewhere_is_as_good_as_the_run_it_came_from(layout: Layout, tmp_path: Path) -> None:
     base = describe.fn(earlier(layout), Describe(), layout)
     path = tmp_path / "elsewhere.safetensors"
