@@ -56,9 +56,9 @@ def compose(chosen: Manifest, balanced: Manifest, layout: Layout) -> Manifest:
 def composed(
     rows: Sequence[Mapping[str, Any]], balanced: Manifest, *, rows_kept: int, both: int
 ) -> list[dict[str, Any]]:
-    """Retrieval's table with a row for the balanced sample above the total."""
-    kept = balanced.rows_kept
-    counts = dict.fromkeys(("retrieved", "nominal_final", "actual", "unique", "final"), kept)
+    """Retrieval's table with a row for the balanced sample above the total; nominal: the sample's target."""
+    kept, target = balanced.rows_kept, balanced.facts.get("target", balanced.rows_kept)
+    counts = dict.fromkeys(("actual", "unique", "final"), kept) | {"retrieved": target, "nominal_final": target}
     sample = {
         "source": "pool",
         "mode": "balanced",

@@ -30,7 +30,9 @@ def sampled(layout: Layout, world: World, chosen: set[int]) -> Manifest:
         for n in world.pool.numbers
     ]
     size = world.part_images
-    return made_stage(layout, "hierarchy", [rows[start : start + size] for start in range(0, len(rows), size)])
+    return made_stage(
+        layout, "hierarchy", [rows[start : start + size] for start in range(0, len(rows), size)], target=120
+    )
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_the_composition_has_a_row_for_the_balanced_sample_and_its_total_counts_
     *rows, sample, total = manifest.facts["composition"]
     assert rows == retrieved.facts["composition"][:-1]
     assert sample == {
-        "source": "pool", "mode": "balanced", "images": 300, "retrieved": 100, "nominal_final": 100, "actual": 100,
+        "source": "pool", "mode": "balanced", "images": 300, "retrieved": 120, "nominal_final": 120, "actual": 100,
         "unique": 100, "collisions": 0, "final": 100, "shared": len(brought(retrieved).keys() & balanced),
     }  # fmt: skip
     assert total["final"] == manifest.rows_kept + 40 + 9
