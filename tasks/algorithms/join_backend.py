@@ -11,8 +11,9 @@ import torch
 
 from tasks.algorithms.blocks import Array, Rows
 from tasks.algorithms.join_codes import encode
-from tasks.algorithms.join_device import OnDevice, pairs_on_device, to_device
-from tasks.algorithms.join_screen import Candidates, Cells, Edges, pairs_between
+from tasks.algorithms.join_device import TILE_ROWS, OnDevice, pairs_on_device, to_device
+from tasks.algorithms.join_edges import Cells, Edges
+from tasks.algorithms.join_screen import Candidates, pairs_between
 from tasks.algorithms.join_threads import in_order
 
 Item = TypeVar("Item")
@@ -66,8 +67,8 @@ class Gpu:
 
     run_rows = 262_144
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, *, tile_rows: int = TILE_ROWS) -> None:
+        self.device, self.tile_rows = device, tile_rows
 
     def prepare(self, vectors: Array, cells: Cells | None = None) -> OnDevice:
         return to_device(vectors, cells, self.device)
@@ -76,7 +77,7 @@ class Gpu:
         return prepared.subset(torch.from_numpy(members).to(self.device))
 
     def pairs(self, left: OnDevice, right: OnDevice, threshold: float, *, upper: bool, cell: int = -1) -> Edges:
-        return pairs_on_device(left, right, threshold, upper=upper, cell=cell)
+        return pairs_on_device(left, right, threshold, upper=upper, cell=cell, tile_rows=self.tile_rows)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         return map(function, items)

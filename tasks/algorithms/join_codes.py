@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from tasks.algorithms.blocks import Array, Floats
+from tasks.algorithms.join_edges import not_finite
 
 Int8 = npt.NDArray[np.int8]
 Float64 = npt.NDArray[np.float64]
@@ -43,11 +44,6 @@ def encode(vectors: Array) -> Coded:
     if bad >= 0:
         raise not_finite(bad)
     return Coded(rows, lengths, codes, scales, errors)
-
-
-def not_finite(row: int) -> ValueError:
-    """The error of a row that holds NaN or an infinite number."""
-    return ValueError(f"vector {row} of the block is not finite: an encoder or a file is broken; describe it again")
 
 
 def code_limit(dim: int) -> int:

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from tasks.algorithms.blocks import Array
-from tasks.algorithms.join_codes import not_finite
-from tasks.algorithms.join_screen import NO_EDGES, Cells, Edges
+from tasks.algorithms.join_edges import NO_EDGES, Cells, Edges, not_finite
 
 Tensor = torch.Tensor
 
@@ -51,15 +50,17 @@ def to_device(vectors: Array, cells: Cells | None, device: str) -> OnDevice:
     return OnDevice(rows, half, lengths, torch.from_numpy(known).to(device))
 
 
-def pairs_on_device(left: OnDevice, right: OnDevice, threshold: float, *, upper: bool, cell: int = -1) -> Edges:
+def pairs_on_device(
+    left: OnDevice, right: OnDevice, threshold: float, *, upper: bool, cell: int = -1, tile_rows: int = TILE_ROWS
+) -> Edges:
     """What `join_screen.pairs_between` returns, computed where the rows are.
 
-    Memory beside the rows: 2.2 * TILE_ROWS**2 bytes (0.6 GB), and 16,384 pairs of rows in float64 (0.2 GB at 512).
+    Memory beside the rows: 2.2 * tile_rows**2 bytes (0.6 GB), and 16,384 pairs of rows in float64 (0.2 GB at 512).
     """
     found = []
-    for start in range(0, len(left.rows), TILE_ROWS):
-        for other in range(start if upper else 0, len(right.rows), TILE_ROWS):
-            i, j = _screened(left.half[start : start + TILE_ROWS], right.half[other : other + TILE_ROWS], threshold)
+    for start in range(0, len(left.rows), tile_rows):
+        for other in range(start if upper else 0, len(right.rows), tile_rows):
+            i, j = _screened(left.half[start : start + tile_rows], right.half[other : other + tile_rows], threshold)
             i, j = i + start, j + other
             if upper:
                 i, j = i[i < j], j[i < j]

@@ -8,16 +8,7 @@ import numpy.typing as npt
 
 from tasks.algorithms.blocks import Array, Floats, Rows
 from tasks.algorithms.join_codes import Coded, Float64, Int8, integer_products
-
-Cells = npt.NDArray[np.int32]
-
-
-class Edges(NamedTuple):
-    """A block of pairs: left < right, and their cosine."""
-
-    left: Rows
-    right: Rows
-    similarity: Floats
+from tasks.algorithms.join_edges import NO_EDGES, Cells, Edges
 
 
 class Candidates(NamedTuple):
@@ -52,9 +43,6 @@ class Candidates(NamedTuple):
             self.errors[members],
             self.lengths[members],
         )
-
-
-NO_EDGES = Edges(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
 def pairs_between(left: Candidates, right: Candidates, threshold: float, *, upper: bool, cell: int = -1) -> Edges:

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from tasks.algorithms.blocks import Array, InMemory, Rows, VectorSource
 from tasks.algorithms.join_backend import Backend, backend_for
 from tasks.algorithms.join_codes import take_rows
-from tasks.algorithms.join_screen import Cells, Edges, first_shared_cell
+from tasks.algorithms.join_edges import Cells, Edges
+from tasks.algorithms.join_screen import first_shared_cell
 from tasks.algorithms.quantiser import Quantiser, assign_cells, fit_quantiser
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
     "first_shared_cell",
     "fit_quantiser",
     "join_cells",
-    "num_cells",
     "recall_of_cells",
     "similar_pairs",
     "similar_pairs_in_cells",
@@ -127,12 +127,6 @@ def recall_of_cells(
         total += int(true.sum())
         found += int((first_shared_cell(cells[left[true]], cells[right[true]]) >= 0).sum())
     return found, total
-
-
-def num_cells(num_rows: int, *, assignments: int) -> int:
-    """The number of cells of a flat quantiser with the fewest products: assigning costs rows * cells, joining
-    assignments**2 * rows**2 / (2 * cells); their sum is least at assignments * sqrt(rows / 2)."""
-    return max(1, round(assignments * (num_rows / 2) ** 0.5))
 
 
 def _join(

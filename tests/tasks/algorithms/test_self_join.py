@@ -174,11 +174,10 @@ def test_products_of_codes_are_exact_in_float32_too(dim: int) -> None:
 
 
 def test_the_form_for_a_gpu_finds_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(join_device, "TILE_ROWS", 100)
     monkeypatch.setattr(join_device, "_EXACT_PAIRS", 70)
     vectors = np.concatenate([families(8, dim=40), np.zeros((3, 40), np.float16)])
     cells = assign_cells(vectors, families(9, 5, 1, dim=40).astype(np.float32), assignments=2)
-    gpu, cpu = Gpu("cpu"), backend_for("cpu")
+    gpu, cpu = Gpu("cpu", tile_rows=100), backend_for("cpu")
     for cell, chosen in ((-1, np.arange(len(vectors))), (2, np.flatnonzero((cells == 2).any(axis=1)))):
         found = [
             backend.pairs(rows, rows, 0.6, upper=True, cell=cell)
