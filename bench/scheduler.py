@@ -63,9 +63,10 @@ def row_line(row: dict[str, Any]) -> str:
     """What a person reads while it runs."""
     peaks = ", ".join(f"{name} {peak:.0f}" for name, peak in row["peak_megabytes"].items())
     used = ", ".join(f"{name} {busy:.2f}" for name, busy in row["processor_milliseconds_per_part"].items())
+    resumed = row["milliseconds_per_part_resumed"]
     return (
         f"{row['parts']:>7} parts: {row['milliseconds_per_part']:.2f} ms a part (processor: {used}), resumed "
-        f"{row['milliseconds_per_part_resumed']:.2f} ms; published in {row['seconds_to_publish']:.1f} s, reused in "
+        f"{'-' if resumed is None else f'{resumed:.2f} ms'}; published in {row['seconds_to_publish']:.1f} s, reused in "
         f"{row['seconds_reused']:.1f} s; manifest {row['manifest_megabytes']:.1f} MB; peak MB: {peaks}; "
         f"Prefect: {row['prefect']}"
     )
