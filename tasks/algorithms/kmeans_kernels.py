@@ -19,6 +19,7 @@ Labels = npt.NDArray[np.int32]
 GRID = 2.0**24
 _GROUP = 64  # columns whose largest product is found first
 _MAX_CANDIDATES = 96
+_FIRST_STEP = 4
 _FAST = {"nnan", "nsz", "reassoc", "contract", "arcp"}
 
 
@@ -40,35 +41,42 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 class Rotation:
     """A fixed rotation that spreads vectors evenly over their dimensions, so that 8 bits a dimension suffice.
 
-    Signs, a permutation and Hadamard's matrix in blocks of the largest power of two that divides the padded dimension
-    (Ailon and Chazelle, 2006): dim * log2(block) additions. Products stay the same up to float32's rounding.
+    A permutation, signs and Hadamard's matrix over every fourth dimension of a block (Ailon and Chazelle, 2006), blocks
+    being the largest power of two that divides the padded dimension: dim * log2(block / 4) additions; the first two
+    steps would cost as much as all others, and gain little. Products stay the same up to float32's rounding.
     """
 
     def __init__(self, dim: int) -> None:
         random = np.random.default_rng(0)
         self.padded = -(-dim // 64) * 64
         self.block = self.padded & -self.padded
-        self.order = random.permutation(self.padded)[:dim].astype(np.int64)
-        self.signs = (random.integers(0, 2, dim) * 2 - 1).astype(np.float32) / np.float32(self.block**0.5)
+        places = random.permutation(self.padded)
+        self.order = np.where(places < dim, places, 0)
+        signs = random.integers(0, 2, self.padded) * 2 - 1
+        self.signs = np.where(places < dim, signs / (self.block / _FIRST_STEP) ** 0.5, 0.0).astype(np.float32)
 
-    def int8(self, rows: Floats) -> tuple[torch.Tensor, Floats, Floats]:
-        """Each row [rows, dim] as int8 times a scale of its own [rows], and how far that is from it [rows]."""
-        low, scales, errors = self._empty(len(rows))
-        in_slices(_quantise, len(rows), rows, self.order, self.signs, self.block, low, scales, errors)
-        return torch.from_numpy(low), scales, errors
+    def int8(self, rows: Floats, common_scale: float = 0.0) -> "Rounded":
+        """Each row [rows, dim] as int8 times a scale of its own, or all times the one that is given."""
+        found = Rounded(
+            np.empty((len(rows), self.padded), dtype=np.int8),
+            *(np.empty(len(rows), dtype=np.float32) for _ in range(3)),
+        )
+        turn = self.order, self.signs, self.block
+        in_slices(_quantise, len(rows), rows, *turn, np.float32(common_scale), *found)
+        return found
 
-    def common_int8(self, rows: Floats) -> tuple[torch.Tensor, float, Floats]:
+    def common_int8(self, rows: Floats) -> "Rounded":
         """The same with one scale for all rows: their products can then be compared as the integers they are."""
-        low, scales, errors = self._empty(len(rows))
-        in_slices(_quantise, len(rows), rows, self.order, self.signs, self.block, low, scales, errors)
-        scale = scales.max(initial=np.float32(1e-30))
-        scales[:] = -scale  # negative: given
-        in_slices(_quantise, len(rows), rows, self.order, self.signs, self.block, low, scales, errors)
-        return torch.from_numpy(low), float(scale), errors
+        return self.int8(rows, float(self.int8(rows).scales.max(initial=np.float32(1e-30))))
 
-    def _empty(self, num: int) -> tuple[npt.NDArray[np.int8], Floats, Floats]:
-        scales = np.zeros(num, dtype=np.float32)
-        return np.empty((num, self.padded), dtype=np.int8), scales, np.empty(num, dtype=np.float32)
+
+class Rounded(NamedTuple):
+    """Rows as int8 [rows, dim], their scales, lengths and distances from what they stand for [rows]."""
+
+    low: npt.NDArray[np.int8]
+    scales: Floats
+    lengths: Floats
+    errors: Floats
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
@@ -79,35 +87,39 @@ def _quantise(
     order: Array,
     signs: Floats,
     block: int,
+    common_scale: float,
     low: Array,
     scales: Floats,
+    lengths: Floats,
     errors: Floats,
 ) -> None:
-    dim, padded = rows.shape[1], low.shape[1]
-    turned = np.zeros(padded, dtype=np.float32)
+    padded = low.shape[1]
+    turned = np.empty(padded, dtype=np.float32)
     for row in range(first, last):
-        turned[:] = 0.0
-        for column in range(dim):
-            turned[order[column]] = rows[row, column] * signs[column]
+        for column in range(padded):
+            turned[column] = rows[row, order[column]] * signs[column]
         for start in range(0, padded, block):
             _hadamard(turned[start : start + block])
-        scale = -scales[row]
+        scale = common_scale
         if scale <= 0.0:
-            scale = max(np.abs(turned).max() / np.float32(127.0), np.float32(1e-30))
+            scale = max(_largest(np.abs(turned)) / np.float32(127.0), np.float32(1e-30))
         inverse = np.float32(1.0) / scale
-        total = np.float32(0.0)
+        square = total = np.float32(0.0)
         for column in range(padded):
             whole = min(max(np.rint(turned[column] * inverse), np.float32(-127.0)), np.float32(127.0))
             low[row, column] = np.int8(whole)
             off = turned[column] - whole * scale
+            square += turned[column] * turned[column]
             total += off * off
-        scales[row], errors[row] = scale, np.sqrt(total) * np.float32(1.0001)
+        # A little more than they are: float32 has rounded.
+        scales[row] = scale
+        lengths[row], errors[row] = np.sqrt(square) * np.float32(1.0001), np.sqrt(total) * np.float32(1.0001)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
 def _hadamard(values: Floats) -> None:
-    """In place, the fast Walsh-Hadamard transform of 2^n values."""
-    half = 1
+    """In place, the fast Walsh-Hadamard transform of each fourth of 2^n values."""
+    half = _FIRST_STEP
     while half < len(values):
         for start in range(0, len(values), 2 * half):
             left, right = values[start : start + half], values[start + half : start + 2 * half]

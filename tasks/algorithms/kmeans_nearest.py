@@ -56,7 +56,9 @@ class Centroids:
             return
         if self.precision == "int8":
             self.rotation = kernels.Rotation(self.exact.shape[1])
-            self.low, self.scale, errors = self.rotation.common_int8(self.exact)
+            rounded = self.rotation.common_int8(self.exact)
+            self.low, errors = torch.from_numpy(rounded.low), rounded.errors
+            self.scale = float(rounded.scales.max(initial=np.float32(0.0)))
         else:
             exact = torch.from_numpy(self.exact)
             self.low, self.scale = exact.to(getattr(torch, self.precision)), 1.0
@@ -94,9 +96,9 @@ class Centroids:
     def _lower(self, rows: Floats) -> tuple[torch.Tensor, Floats]:
         """Rows in low precision, and for each how far below the best of its low products the exact best may lie."""
         if self.precision == "int8":
-            low, scales, errors = self.rotation.int8(rows)
-            slack = self.reach.slack(np.linalg.norm(rows, axis=1), errors) / (scales * self.scale)
-            return low, np.ceil(slack).astype(np.float32)
+            rounded = self.rotation.int8(rows)
+            slack = self.reach.slack(rounded.lengths, rounded.errors) / (rounded.scales * self.scale)
+            return torch.from_numpy(rounded.low), np.ceil(slack).astype(np.float32)
         exact = torch.from_numpy(rows)
         low = exact.to(getattr(torch, self.precision))
         errors = (exact - low.float()).norm(dim=1).numpy()
