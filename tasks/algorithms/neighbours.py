@@ -55,7 +55,7 @@ def nearest_in_cells(
 
     cells [cells + 1]: cell c is pool[cells[c] : cells[c + 1]]. ties [rows]: rank of each row among equals (default: its
     place). Cost: 2 * dim operations per query and row of its cells. Memory: the float32 form of the queries and of one
-    cell's 2048 rows, 12 * (num + 8) bytes per query. Raises ValueError for other dimensions.
+    cell's 2048 rows, 12 * (num + 8) bytes per query. Raises ValueError for other dimensions and values that are not finite.
     """
     if queries.ndim != 2 or queries.shape[1] != pool.shape[1]:
         raise ValueError(
@@ -64,6 +64,8 @@ def nearest_in_cells(
     wanted = np.broadcast_to(np.asarray(num, dtype=np.int64), len(queries))
     places = np.arange(len(pool)) if ties is None else ties
     floats = _floats(queries)
+    if not np.isfinite(floats).all():
+        raise ValueError("a query has values that are not finite; an encoder that gave such is broken")
     todo = np.flatnonzero(wanted > 0)
     found: list[tuple[Rows, Neighbours]] = []
     spare = _SPARE
@@ -150,16 +152,18 @@ def _candidates(pool: Array, cells: Rows, queries: Floats, asking: Asking, slots
     """The rows with the largest float32 products, as many as there are slots."""
     offsets = np.r_[0, np.cumsum(slots)]
     rows, approximate = np.full(offsets[-1], -1), np.full(offsets[-1], -np.inf, dtype=np.float32)
-    longest = 0.0
+    longest = np.float32(0.0)
     for cell in np.flatnonzero((np.diff(asking.offsets) > 0) & (np.diff(cells) > 0)):
         mine = asking.queries[asking.offsets[cell] : asking.offsets[cell + 1]]
         for start in range(cells[cell], cells[cell + 1], _POOL_ROWS):
             block = _floats(pool[start : min(start + _POOL_ROWS, cells[cell + 1])])
-            longest = max(longest, float(np.einsum("ij,ij->i", block, block).max()))
+            longest = np.maximum(longest, np.einsum("ij,ij->i", block, block).max())
             for first in range(0, len(mine), _QUERY_ROWS):
                 some = mine[first : first + _QUERY_ROWS]
                 _offer(queries[some] @ block.T, start, some, offsets, rows, approximate)
-    return _Candidates(offsets, rows, approximate, longest**0.5)
+    if not np.isfinite(longest):
+        raise ValueError("a vector of the pool has values that are not finite; an encoder that gave such is broken")
+    return _Candidates(offsets, rows, approximate, float(longest) ** 0.5)
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})  # type: ignore[untyped-decorator]

@@ -96,7 +96,7 @@ def test_verdicts_of_another_pool_are_refused(layout: Layout, world: World) -> N
     with pytest.raises(PartsFailed, match="not about the same images") as failure:
         compose.fn(retrieved, sampled(layout, other, set()), layout)
     assert isinstance(failure.value.__cause__.__cause__, OtherPool)  # type: ignore[union-attr]
-    with pytest.raises(OtherPool, match="4 parts, .* has 10"):
+    with pytest.raises(OtherPool, match=r"4 parts, .* has 10"):
         compose.fn(retrieved, sampled(layout, World(layout, part_images=30), set()), layout)
 
 

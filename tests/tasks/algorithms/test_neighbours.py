@@ -113,6 +113,16 @@ def test_queries_of_another_dimension_are_refused() -> None:
         nearest(unit(5, 0), unit(2, 0, dim=8), num=1)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused_and_hide_no_neighbour(value: float) -> None:
+    pool, queries = unit(200, 0), unit(2, 1)
+    pool[150, 3] = value
+    with pytest.raises(ValueError, match="vector of the pool has values that are not finite"):
+        nearest(pool, queries, num=1)
+    with pytest.raises(ValueError, match="a query has values that are not finite"):
+        nearest(queries, pool, num=1)
+
+
 def test_words_of_ids_sort_as_the_ids_do() -> None:
     ids = np.array(
         [f"{n:024x}" for n in np.random.default_rng(18).integers(0, 2**62, 200)] + ["ab", "abc"], dtype="S24"
