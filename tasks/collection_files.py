@@ -7,7 +7,7 @@ path in a table that leaves the collection's folder is not followed.
 import json
 import posixpath
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,10 +78,11 @@ def _of_parquet(path: str, root: str, wanted: str | None) -> Iterator[Found]:
             content = pq.ParquetFile(file)
             image = _image_column(path, content.schema_arrow, wanted)
             labels = [field.name for field in content.schema_arrow if field.name != image and _is_label(field.type)]
+            names = _class_names(content.schema_arrow)
             row = 0
             for batch in content.iter_batches(_ROWS_AT_A_TIME, columns=[image, *labels], use_threads=False):
                 for values in batch.to_pylist():
-                    yield _of_row(values.pop(image), values, f"{row:08d}", path, root)
+                    yield _of_row(values.pop(image), _named(values, names), f"{row:08d}", path, root)
                     row += 1
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UnreachableStorage(
@@ -106,6 +107,26 @@ def _of_row(image: Any, others: Mapping[str, Any], inside: str, path: str, root:
             except UnreachableStorage:
                 continue
     return Found(inside, b"", None, missing=f"no such file in the collection: {place[:200]}", labels=labels)
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """What the numbers of label columns mean, where the `datasets` library has noted it in the file."""
+    try:
+        note = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = note["info"]["features"].items()
+        return {name: list(map(str, one["names"])) for name, one in features if one.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _named(values: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The values, and beside each number of a class its name."""
+    known = {
+        f"{column}_name": of_class[values[column]]
+        for column, of_class in names.items()
+        if isinstance(values.get(column), int) and 0 <= values[column] < len(of_class)
+    }
+    return {**values, **known}
 
 
 def _below(folder: str, place: str) -> str | None:

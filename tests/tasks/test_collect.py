@@ -122,6 +122,19 @@ def test_images_inside_of_parquet_are_laid_into_a_tar_of_the_stage_with_their_la
     assert not any(row["image_file"].startswith("/") for row in rows), "the root can be moved"
 
 
+@pytest.mark.parametrize(
+    "note", ["names", "[]", "no JSON", '{"info": {"features": {"label": {"_type": "ClassLabel"}}}}']
+)
+def test_the_names_of_classes_go_along_where_the_file_tells_them(note: str, tmp_path: Path, layout: Layout) -> None:
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    text = json.dumps({"info": {"features": features}}) if note == "names" else note
+    table = hub_table([{"bytes": jpeg(1), "path": None}] * 3, label=[1, 7, None])
+    pq.write_table(table.replace_schema_metadata({"huggingface": text}), tmp_path / "set.parquet")
+    labels = [json.loads(row["labels"]) for row in rows_of(collected(tmp_path / "set.parquet", layout))]
+    known = {"label_name": "dog"} if note == "names" else {}
+    assert labels == [{"label": 1} | known, {"label": 7}, {"label": None}]
+
+
 def test_a_binary_column_is_one_of_images_and_may_be_named(tmp_path: Path, layout: Layout) -> None:
     pq.write_table(pa.table({"payload": [jpeg(1)], "n": [1]}), tmp_path / "one.parquet")
     (row,) = rows_of(collected(tmp_path / "one.parquet", layout))
