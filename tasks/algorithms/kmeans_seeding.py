@@ -5,6 +5,7 @@ It looks at a sample of some rows per cluster, chosen by key. A row's key decide
 are functions of the row, their total is an integer: neither the order of the rows nor how they are cut plays a part.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -24,19 +25,26 @@ _UNIT = 2.0**30  # fixed point of squared distances: 10^9 rows at the largest, 4
 
 
 class Rows(NamedTuple):
-    """Some rows, in the order of their keys."""
+    """Some rows, in the order of their keys, and their squared distances to the nearest candidate."""
 
     vectors: Floats  # [rows, dim]
     keys: Keys  # [rows]
+    distances: Floats  # [rows]
+
+    def at(self, places: Array) -> "Rows":
+        """Those rows, ordered by key."""
+        places = places[np.argsort(self.keys[places], kind="stable")]
+        return Rows(self.vectors[places], self.keys[places], self.distances[places])
+
+    def farthest(self, num: int) -> "Rows":
+        """The `num` rows (or all) at the largest distances; of equal ones those with the smallest keys."""
+        return self.at(np.lexsort((self.keys, -self.distances))[:num])
 
     @classmethod
-    def ordered(cls, vectors: Array, keys: Keys) -> "Rows":
-        order = np.argsort(keys, kind="stable")
-        return cls(np.asarray(vectors[order], dtype=np.float32), keys[order])
-
-    @classmethod
-    def joined(cls, parts: list["Rows"]) -> "Rows":
-        return cls.ordered(np.concatenate([part.vectors for part in parts]), np.concatenate([p.keys for p in parts]))
+    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
+        """The rows of several shards, ordered by key."""
+        vectors, keys, distances = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return cls(vectors, keys, distances).at(np.arange(len(keys)))
 
 
 class Near(NamedTuple):
@@ -126,8 +134,7 @@ class SeedShard:
         self.near = Near(nowhere, np.zeros(len(keys), dtype=np.int32))
 
     def first(self) -> Rows:
-        best = np.argsort(self.keys, kind="stable")[:1]
-        return Rows.ordered(self.vectors[best], self.keys[best])
+        return self._rows(np.argsort(self.keys, kind="stable")[:1])
 
     def lower(self, added: Floats, offset: int) -> int:
         centroids = Centroids(added, precision=self.precision, device=self.device)
@@ -146,14 +153,17 @@ class SeedShard:
         salt = mix(np.full(1, self.seed * 1000 + turn + 1, dtype=np.uint64))
         uniforms = (mix(self.keys ^ salt) >> np.uint64(11)).astype(np.float64) * 2.0**-53
         chosen = np.flatnonzero(uniforms * (total / _UNIT) < expected * self.near.distances.astype(np.float64))
-        return Rows.ordered(self.vectors[chosen], self.keys[chosen])
+        return self._rows(chosen)
 
     def weights(self, num_candidates: int) -> npt.NDArray[np.int64]:
         return np.bincount(self.near.owners, minlength=num_candidates).astype(np.int64)
 
     def farthest(self, num: int) -> Rows:
-        order = np.lexsort((self.keys, -self.near.distances))[:num]
-        return Rows.ordered(self.vectors[order], self.keys[order])
+        return self._rows(np.lexsort((self.keys, -self.near.distances))[:num])
+
+    def _rows(self, places: Array) -> Rows:
+        vectors = np.asarray(self.vectors[places], dtype=np.float32)
+        return Rows(vectors, self.keys[places], self.near.distances[places]).at(np.arange(len(places)))
 
 
 def unit(rows: Floats) -> Floats:
