@@ -19,6 +19,7 @@ _SPARE = 8  # candidates kept beyond the number asked for, so that rounding cann
 _QUERY_ROWS = 2048
 _POOL_ROWS = 2048
 _SETTLE_SLOTS = 4096
+_MOST_SLOTS = 1 << 25
 
 
 class Neighbours(NamedTuple):
@@ -55,7 +56,8 @@ def nearest_in_cells(
 
     cells [cells + 1]: cell c is pool[cells[c] : cells[c + 1]]. ties [rows]: rank of each row among equals (default: its
     place). Cost: 2 * dim operations per query and row of its cells. Memory: the float32 form of the queries and of one
-    cell's 2048 rows, 12 * (num + 8) bytes per query. Raises ValueError for other dimensions and values that are not finite.
+    cell's 2048 rows, 12 * (num + 8) bytes per query; 400 MB at most for queries among more equals than that. Raises
+    ValueError for other dimensions and for values that are not finite.
     """
     if queries.ndim != 2 or queries.shape[1] != pool.shape[1]:
         raise ValueError(
@@ -70,11 +72,15 @@ def nearest_in_cells(
     found: list[tuple[Rows, Neighbours]] = []
     spare = _SPARE
     while len(todo):
-        best = _candidates(pool, cells, floats[todo], _only(asking, todo, len(queries)), wanted[todo] + spare)
-        settled = _certain(best, wanted[todo], _margin(floats[todo], best.longest))
-        part = _settled(best, pool, floats[todo], places, wanted[todo], settled)
-        found.append((todo[settled], part))
-        todo, spare = todo[~settled], spare * 4  # as many equals as that: copies of one image
+        left: list[Rows] = []
+        batch = len(todo) if spare == _SPARE else max(1, _MOST_SLOTS // int(wanted.max() + spare))
+        for some in (todo[start : start + batch] for start in range(0, len(todo), batch)):
+            best = _candidates(pool, cells, floats[some], _only(asking, some, len(queries)), wanted[some] + spare)
+            settled = _certain(best, wanted[some], _margin(floats[some], best.longest))
+            part = _settled(best, pool, floats[some], places, wanted[some], settled)
+            found.append((some[settled], part))
+            left.append(some[~settled])
+        todo, spare = np.concatenate(left), spare * 4  # more equals than slots: copies of one image
     return _joined(found, len(queries))
 
 

@@ -52,6 +52,13 @@ def test_equals_come_in_the_order_of_their_ties_however_many_there_are(copies: i
     assert_same(nearest(pool, queries, num=4, ties=ties), brute_force(pool, queries, 4, ties))
 
 
+def test_queries_among_equals_are_settled_in_batches_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.algorithms.neighbours._MOST_SLOTS", 100)
+    pool = np.concatenate([np.repeat(unit(1, 0), 150, axis=0), unit(50, 1)])
+    queries = np.concatenate([pool[:7], unit(5, 2)])
+    assert_same(nearest(pool, queries, num=3), brute_force(pool, queries, 3))
+
+
 def test_rounding_of_a_matrix_product_costs_no_neighbour() -> None:
     """A thousand images whose similarities differ by less than float32 sums of 768 products can tell."""
     random = np.random.default_rng(9)
