@@ -93,7 +93,8 @@ def test_without_any_result_there_is_a_plan_that_says_so(tmp_path: Path) -> None
 
 
 def test_a_figure_is_read_and_a_file_of_another_form_is_not_taken_for_one(tmp_path: Path) -> None:
-    run = {"parts": 120_000, "milliseconds_per_part": 7.5, "seconds_to_publish": 6.0}
+    busy = {"scheduler": 4.0, "worker_0": 100.0, "flow": 3.5}
+    run = {"parts": 120_000, "processor_milliseconds_per_part": busy, "seconds_to_publish": 6.0}
     growth = {"bytes_per_part_of_peak": {"flow": 4000, "scheduler": 10}}
     (tmp_path / "scheduler.json").write_text(json.dumps({"runs": [run], "growth": growth}))
     (tmp_path / "kmeans.json").write_text(json.dumps({"something": "else"}))
