@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tasks.inspection_charts import bars, panels
-from tasks.inspection_html import Frame, Shot, addresses, figure, number, page, pair, section
+from tasks.inspection_html import Frame, Shot, addresses, figure, follower, number, page, pair, section
 from tasks.inspection_pages import Album, members
 from tasks.inspection_views import BenchmarkView, CopiesView, Group, Key, Pair, Rung
 
@@ -39,6 +39,7 @@ def copies_page(view: CopiesView, album: Album, frame: Frame) -> str:
 def _borderline(above: Sequence[Pair], below: Sequence[Pair], threshold: float, album: Album) -> str:
     return section(
         f"Around the threshold {threshold:g}",
+        follower(THRESHOLD, "threshold"),
         "<h3>Just above: linked</h3>",
         _pairs(above, threshold, album),
         "<h3>Just below: apart</h3>",
@@ -83,6 +84,7 @@ def _rungs(rungs: Sequence[Rung], threshold: float, album: Album) -> str:
     )
     return section(
         "Pairs from the most to the least similar",
+        follower(THRESHOLD, "threshold"),
         *lines,
         note="A few of each step, drawn by row. The threshold belongs where pairs stop being the same picture.",
     )

@@ -232,6 +232,14 @@ def pair(left: Shot, right: Shot, *, similarity: float, threshold: float, attrib
     )
 
 
+def follower(attribute: str, name: str) -> str:
+    """A second slider, that script shows and that stays in sight beside the images: it moves with its panel's own."""
+    return (
+        f"<label class='tune follow' data-follow='{attribute}'><span>{text(name)}</span><input type=range step=1>"
+        "<output>move to try other values</output></label>"
+    )
+
+
 def addresses(shots: Sequence[Shot]) -> str:
     """Ids and addresses as text, folded away: what `curate-lvd why` is asked with."""
     if not shots:

@@ -13,6 +13,7 @@ from tasks.inspection_html import (
     Shot,
     Thumbnail,
     addresses,
+    follower,
     number,
     page,
     row,
@@ -76,6 +77,7 @@ def _queries(view: SourceView, album: Album) -> str:
     rows = [_query(query, view, album) for query in view.queries]
     return section(
         "Queries and their neighbours",
+        follower(NEIGHBOURS, "N") if rows else "",
         *(rows or ["<p class=soft>The run stored no neighbours of this source.</p>"]),
         note=_how_neighbours_bring(view) + "Below each image its similarity. ×2: two other queries of this source "
         "found it too, within their N; + and a name: so did another source.",
@@ -138,6 +140,7 @@ def _clusters(view: SourceView, album: Album) -> str:
         parts += [_cluster(cluster, view, album) for cluster in missing]
     return section(
         "Clusters and their samples",
+        follower(PER_CLUSTER, "M") if counting else "",
         *(parts or ["<p class=soft>No cluster holds an image of this source.</p>"]),
         note=_how_clusters_bring(view) + "The closest to the centroid show what a cluster is about, the farthest what "
         "else it lets in.",

@@ -26,7 +26,7 @@ h2{font-size:1.2rem;margin:2.5rem 0 .25rem;padding-top:.75rem;border-top:1px sol
 h3{font-size:1rem;margin:1.5rem 0 .35rem;overflow-wrap:anywhere}h3 small,h2 small{font-weight:400;color:var(--soft)}
 p{margin:.3rem 0 .7rem;max-width:78ch}.soft{color:var(--soft)}
 code{font:.92em ui-monospace,monospace;background:var(--box);border-radius:4px;padding:.1em .3em;overflow-wrap:anywhere}
-.scroll{overflow-x:auto;max-width:100%}
+.scroll{overflow-x:auto;max-width:100%;scrollbar-width:thin}
 table{border-collapse:collapse;font-size:14px;margin:.4rem 0 .8rem}
 th,td{border-bottom:1px solid var(--line);padding:.25rem .75rem .25rem 0;text-align:left;vertical-align:top}
 th{font-weight:600;white-space:nowrap}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
@@ -50,7 +50,8 @@ svg .now-text{fill:var(--fg)}
 .s2{stroke:var(--c);stroke-dasharray:2 3}.d0,.d1,.d2{stroke:none}.d0{fill:var(--a)}.d1{fill:var(--b)}.d2{fill:var(--c)}
 .bar{fill:var(--a)}
 .tune{display:none;gap:.4rem 1rem;align-items:center;flex-wrap:wrap;background:var(--box);border:1px solid var(--line);
-border-radius:8px;padding:.5rem .9rem;margin:.5rem 0;position:sticky;top:2.6rem;z-index:2;font-size:14px}
+border-radius:8px;padding:.5rem .9rem;margin:.5rem 0;font-size:14px}
+.follow{position:sticky;top:2.3rem;z-index:2}
 .js .tune{display:flex}.tune input{flex:1 1 14rem;max-width:28rem;accent-color:var(--link)}
 .tune output{font-variant-numeric:tabular-nums}
 .row{display:flex;gap:1rem;align-items:flex-start;margin:.35rem 0 1.1rem;min-width:0}
@@ -77,7 +78,8 @@ figure.key img,figure.key .gone{border:3px solid var(--fg)}
 .pair.out{border:2px dashed var(--out)}.pair .verdict::after{content:"linked";color:var(--in)}
 .pair.out .verdict::after{content:"apart";color:var(--out)}
 @media(max-width:40rem){main{padding:0 .8rem 4rem}nav{padding:.5rem .8rem}.row{flex-direction:column;gap:.4rem}
-.row>.beside{width:100%}h1{font-size:1.3rem}figure.shot img,.gone{height:72px}.tune{top:0;position:static}}
+.row>.beside{width:100%}h1{font-size:1.3rem}figure.shot img,.gone{height:72px}
+nav{position:static}.follow{top:0}}
 @media(prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
 @media print{nav,.tune{display:none!important}}
 """
@@ -92,13 +94,16 @@ for (const panel of document.querySelectorAll('[data-tune]')) {
   const charts = [...panel.querySelectorAll('svg[data-places]')];
   const lines = charts.map(chart => [chart.querySelector('.cursor'), chart.dataset.places.split(' ')]);
   const marked = [...document.querySelectorAll('[data-' + name + ']')];
-  slider.max = rows.length - 1;
-  slider.value = Math.max(0, rows.findIndex(row => row.classList.contains('now')));
-  const show = () => {
-    const place = Number(slider.value), cells = [...rows[place].cells].map(cell => cell.textContent);
-    const value = parseFloat(rows[place].dataset.x);
-    output.textContent = cells.map((cell, at) => heads[at] + ' ' + cell).join(' \\u00b7 ');
-    slider.setAttribute('aria-valuetext', output.textContent);
+  const same = [...document.querySelectorAll('[data-tune="' + name + '"]')];
+  const follow = same[same.length - 1] === panel ? [...document.querySelectorAll('[data-follow="' + name + '"]')] : [];
+  const sliders = [slider, ...follow.map(label => label.querySelector('input'))];
+  const outputs = [output, ...follow.map(label => label.querySelector('output'))];
+  const start = Math.max(0, rows.findIndex(row => row.classList.contains('now')));
+  const show = place => {
+    const cells = [...rows[place].cells].map(cell => cell.textContent), value = parseFloat(rows[place].dataset.x);
+    const said = cells.map((cell, at) => heads[at] + ' ' + cell).join(' \\u00b7 ');
+    for (const each of outputs) each.textContent = said;
+    for (const each of sliders) { each.value = place; each.setAttribute('aria-valuetext', said); }
     for (const [line, places] of lines) {
       line.setAttribute('x1', places[place]); line.setAttribute('x2', places[place]);
       line.removeAttribute('visibility');
@@ -108,7 +113,10 @@ for (const panel of document.querySelectorAll('[data-tune]')) {
       element.classList.toggle('out', above ? !(own > value) : !(own <= value));
     }
   };
-  slider.addEventListener('input', show);
+  for (const each of sliders) {
+    each.max = rows.length - 1; each.value = start;
+    each.addEventListener('input', () => show(Number(each.value)));
+  }
 }
 """
 

@@ -1,5 +1,7 @@
 """The pages count as slow loops count, show what retrieval took, and are the same bytes for the same run."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +222,24 @@ def test_an_image_whose_bytes_are_gone_leaves_a_box_that_says_so(layout: Layout)
     read = page_of(read_pages(inspect_run.fn(world.run, Inspection(), layout)), "birds")
     assert not read.all("img")
     assert "no longer readable" in "".join(read.text)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
+def test_a_real_browser_runs_the_pages_script_and_finds_the_runs_own_numbers(world: World, tmp_path: Path) -> None:
+    """The policy lets the script run, and the script finds the tables that it moves through."""
+    manifest = inspect_run.fn(world.run, Inspection(), world.layout)
+    page = next(manifest.file(entry.path) for entry in manifest.files if entry.path.endswith("birds.html"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
+    run = subprocess.run(["chromium", *options, f"file://{page}"], capture_output=True, timeout=120, check=True)
+    read = Read(run.stdout.decode())
+    assert read.all("html")[0]["class"] == "js"
+    panel, drawn, *_ = [slider for slider in read.all("input") if "max" in slider]
+    assert (panel["max"], drawn["max"]) == ("4", "11")
+    followers = [slider for slider in read.all("input") if "value" not in slider]
+    assert {slider["max"] for slider in followers} == {
+        "11",
+        str(len(read.curves("M", "before the cap", "after it")[0]) - 1),
+    }
 
 
 HOSTILE = "javascript:alert('<script>\"></script><img src=x onerror=alert(1)>')"
