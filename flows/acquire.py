@@ -54,7 +54,11 @@ def without_removed(acquired: Acquired, ledger: Ledger, layout: Layout) -> Acqui
     """The images that the ledger does not name, by URL, domain, id or hash."""
     if not ledger:
         return acquired
-    images = drop_removed(
-        acquired.images, ledger, layout, "remaining", history={"download": acquired.history["download"]}
-    )
+    history = {"download": acquired.history["download"]}
+    images = drop_removed(acquired.images, ledger, layout, "remaining", history=history)
     return Acquired(images, acquired.history, acquired.earlier)
+
+
+def acquired_before(earlier: Earlier, layout: Layout) -> Acquired:
+    """What an earlier run had acquired, without what the ledger names by now: no crawl, nothing fetched."""
+    return without_removed(Acquired(earlier.pool, earlier.history, earlier), load_ledger(layout), layout)

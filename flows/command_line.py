@@ -1,22 +1,35 @@
-"""`curate-lvd`: run the flow from a YAML file, ask why an image is in or out, print the funnel again."""
+"""`curate-lvd`: run the flow from a YAML file, take images out, ask why one is in or out, print the funnel again."""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from flows.presets import preset_names
 from storage.errors import StorageError
 from storage.layout import Layout
+from tasks.ledger import hash_entry, new_entry
 from tasks.report import funnel, print_funnel
 from tasks.runs import load_chain
 from tasks.trace import Step, trace
 
+if TYPE_CHECKING:
+    from flows.config import CurateConfig
+
 _DEFAULT_ROOT = "data/lvd"
+_REMOVABLE = {
+    "url": "URL of an image; all that was fetched under it goes",
+    "domain": "domain, with its subdomains",
+    "id": "the 24 hex characters of an image's id",
+    "hash": "SHA-256 or MD5 of the file, or the 16 hex digits of the picture's hash",
+}
 _HIDDEN = {"id", "drop", "detail", "value", "other", "image_file", "image_offset", "image_bytes", "row", "key"}
 
 
@@ -26,6 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run the flow with a config file")
     run.add_argument("config", help="YAML file with the fields of flows.config.CurateConfig")
+    run.add_argument("--preset", choices=preset_names(), help="published rules for what the file leaves out")
+    remove = commands.add_parser(
+        "remove", help="take images out of the dataset for good: ledger, new version, files made unreadable"
+    )
+    remove.add_argument("config", help="the config file that the dataset was made with")
+    for kind, told in _REMOVABLE.items():
+        remove.add_argument(f"--{kind}", action="append", default=[], help=told, metavar=kind.upper())
+    remove.add_argument("--reason", required=True, help="kept in the ledger: who asked, and why")
+    remove.add_argument("--dataset", default="latest", help="folder's name below datasets/ (default: the newest run's)")
     why = commands.add_parser("why", help="every stage that a URL or image id went through, with the verdicts")
     why.add_argument("record", help="canonical URL, or the 24 hex characters of an id")
     shown = commands.add_parser("funnel", help="the funnel table of the newest run")
@@ -34,23 +56,52 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("--run", help="name of a run below root/runs (default: the newest)")
     options = parser.parse_args(argv)
     try:
-        return {"run": _run, "why": _why, "funnel": _funnel}[options.command](options)
+        return {"run": _run, "remove": _remove, "why": _why, "funnel": _funnel}[options.command](options)
     except (StorageError, ValueError, OSError) as error:
         print(f"curate-lvd: {error}", file=sys.stderr)
         return 1
 
 
 def _run(options: argparse.Namespace) -> int:
+    from flows.curate_lvd import curate_lvd
+
+    config = _load(options.config, options.preset)
+    return 2 if config is None else _ended_well(lambda: curate_lvd(config))
+
+
+def _remove(options: argparse.Namespace) -> int:
+    from flows.revise import remove_from_lvd
+
+    told = {"reason": options.reason, "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+    entries = [new_entry(kind, value, **told) for kind in ("url", "domain", "id") for value in getattr(options, kind)]
+    entries += [hash_entry(value, **told) for value in options.hash]
+    if not entries:
+        print(
+            f"curate-lvd remove: name what to remove: {', '.join(f'--{kind}' for kind in _REMOVABLE)}", file=sys.stderr
+        )
+        return 2
+    config = _load(options.config, None)
+    if config is None:
+        return 2
+    revised = config.model_copy(update={"base": options.dataset})
+    return _ended_well(lambda: print("\n".join(remove_from_lvd(revised, entries).plan.lines())))
+
+
+def _load(path: str, preset: str | None) -> "CurateConfig | None":
     from flows.config import load_config
-    from flows.curate_lvd import RUN_ERRORS, curate_lvd
 
     try:
-        config = load_config(Path(options.config))
+        return load_config(Path(path), preset=preset)
     except (ValidationError, yaml.YAMLError) as error:
-        print(f"curate-lvd: {options.config} is not a valid config:\n{error}", file=sys.stderr)
-        return 2
+        print(f"curate-lvd: {path} is not a valid config:\n{error}", file=sys.stderr)
+        return None
+
+
+def _ended_well(work: Callable[[], object]) -> int:
+    from flows.curate_lvd import RUN_ERRORS
+
     try:
-        curate_lvd(config)
+        work()
     except RUN_ERRORS as error:
         print(f"\ncurate-lvd: {error}", file=sys.stderr)
         return 1

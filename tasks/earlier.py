@@ -70,7 +70,7 @@ def load_earlier(base: str | None, urls: Manifest, layout: Layout) -> Earlier | 
     if base is None:
         return None
     if base != LATEST:
-        return earlier_of(_dataset(base, layout), layout)
+        return load_base(base, layout)
     newest = _newest_dataset(layout)
     while newest is not None:
         earlier = earlier_of(newest, layout)
@@ -78,6 +78,14 @@ def load_earlier(base: str | None, urls: Manifest, layout: Layout) -> Earlier | 
             return earlier
         newest = load_reference(newest.inputs[BASE], layout) if BASE in newest.inputs else None
     return None
+
+
+def load_base(base: str, layout: Layout) -> Earlier:
+    """The run that `base` names, whatever crawl it was made of. Raises BadManifest when there is none."""
+    dataset = _newest_dataset(layout) if base == LATEST else _dataset(base, layout)
+    if dataset is None:
+        raise BadManifest(f"no run in {layout.root} has made a dataset yet: there is no {layout.run('latest.json')}.")
+    return earlier_of(dataset, layout)
 
 
 def earlier_of(dataset: Manifest, layout: Layout) -> Earlier:

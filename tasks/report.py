@@ -46,7 +46,8 @@ def print_funnel(rows: Iterable[FunnelRow]) -> None:
     """The funnel as a table in the terminal; seconds are those of the run that computed the stage."""
     table = Table(title="Funnel", title_justify="left", expand=False)
     for name, justify in [("stage", "left"), ("in", "right"), ("kept", "right"), ("drops by reason", "left")]:
-        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+        is_name = name == "stage"
+        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold", no_wrap=is_name)
     table.add_column("seconds", justify="right")
     table.add_column("images/s", justify="right")
     for row in rows:

@@ -1,0 +1,56 @@
+"""What is to be taken out leaves: a new version of the dataset without it, then every file that still holds it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from prefect import flow
+
+from flows.acquire import acquired_before
+from flows.config import CurateConfig
+from flows.curate_lvd import CuratedRun, curate, publish_curated
+from storage.errors import BadManifest
+from storage.layout import Layout
+from tasks.earlier import load_base
+from tasks.ledger import Entry, append_entries, load_ledger
+from tasks.purge import purge
+from tasks.purge_plan import PurgePlan
+from tasks.workers import workers
+
+
+class Removed(NamedTuple):
+    """The dataset without what was named, and what was done to the files that held it."""
+
+    run: CuratedRun
+    plan: PurgePlan
+
+
+@flow(name="revise-lvd")
+def revise_lvd(config: CurateConfig) -> CuratedRun:
+    """The dataset that `config.base` names, made again without what the ledger names by now; nothing is fetched.
+
+    What the removed images had kept out (copies of them, neighbours behind them) may come in. Raises BadManifest when
+    the config names no base.
+    """
+    layout = Layout.at(config.root)
+    with workers(config.workers):
+        retrieved = curate(acquired_before(load_base(_named(config), layout), layout), config, layout)
+    return publish_curated(retrieved, [retrieved.dataset], layout)
+
+
+@flow(name="remove-from-lvd")
+def remove_from_lvd(config: CurateConfig, entries: Sequence[Entry]) -> Removed:
+    """Write the entries into the ledger, make the dataset again without what they name, and make that unreadable in
+    every file below the root. Raises what `revise_lvd` raises, before anything is deleted."""
+    layout = Layout.at(config.root)
+    load_base(_named(config), layout)  # a wrong base is said before anything is written
+    append_entries(layout, entries)
+    run = revise_lvd(config)
+    with workers(config.workers):
+        plan = purge(layout, list(run.chain.values()), load_ledger(layout))
+    return Removed(run, plan)
+
+
+def _named(config: CurateConfig) -> str:
+    if config.base is None:
+        raise BadManifest("the config names no `base`: name the dataset to revise, or `latest`.")
+    return config.base
