@@ -6,6 +6,7 @@ are functions of the row, their total is an integer: neither the order of the ro
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -98,7 +99,7 @@ def seed_centroids(
     precision: Precision = "auto",
     device: str = "cpu",
 ) -> Floats:
-    """k centroids of unit length. Memory: about 3 * k candidates; 8 bytes per row looked at.
+    """k centroids of unit length. Memory: about 3 * k candidates; 12 bytes per row looked at.
 
     Cost: `rounds` passes over the sample with 3 * k / rounds candidates each; 30 * k * k products to thin them out.
     """
@@ -140,11 +141,27 @@ class SeedShard:
         centroids = Centroids(added, precision=self.precision, device=self.device)
         for start in range(0, len(self.keys), _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
-            distances, labels = _measure(np.asarray(self.vectors[rows], dtype=np.float32), centroids)
+            distances, labels = self.measure(rows, centroids)
             nearer = distances < self.near.distances[rows]
             self.near.distances[rows] = np.where(nearer, distances, self.near.distances[rows])
             self.near.owners[rows] = np.where(nearer, labels + offset, self.near.owners[rows])
         return self.total()
+
+    def measure(self, rows: slice, centroids: Centroids) -> tuple[Floats, Labels]:
+        """Squared chord between each of the rows, as if it were of unit length, and its nearest centroid; which it is."""
+        block = np.asarray(self.vectors[rows], dtype=np.float32)
+        labels = centroids.nearest(block)
+        cosines = own_cosines(block, centroids.exact, labels) / self.lengths[rows]
+        distances = np.maximum(2.0 - 2.0 * cosines, 0.0)
+        return np.where(distances < _SAME, 0.0, distances).astype(np.float32), labels
+
+    @cached_property
+    def lengths(self) -> Floats:
+        """Of the rows; 1 for rows of zeros. 4 bytes per row."""
+        starts = range(0, len(self.keys), _BLOCK_ROWS)
+        blocks = (np.asarray(self.vectors[start : start + _BLOCK_ROWS], dtype=np.float64) for start in starts)
+        found = np.concatenate([np.zeros(0), *(np.linalg.norm(block, axis=1) for block in blocks)])
+        return np.where(found > 0, found, 1.0).astype(np.float32)
 
     def total(self) -> int:
         return int(np.rint(self.near.distances.astype(np.float64) * _UNIT).astype(np.int64).sum())
@@ -172,15 +189,6 @@ def unit(rows: Floats) -> Floats:
     return on_grid(rows / np.where(lengths > 0, lengths, 1.0))
 
 
-def _measure(block: Floats, centroids: Centroids) -> tuple[Floats, Labels]:
-    """Squared chord between each row, as if it were of unit length, and the nearest centroid; which that is."""
-    labels = centroids.nearest(block)
-    lengths = np.sqrt(np.einsum("rd,rd->r", block, block, dtype=np.float64))
-    cosines = own_cosines(block, centroids.exact, labels) / np.where(lengths > 0, lengths, 1.0)
-    distances = np.maximum(2.0 - 2.0 * cosines, 0.0)
-    return np.where(distances < _SAME, 0.0, distances).astype(np.float32), labels
-
-
 def _thin_out(shard: SeedShard, weights: npt.NDArray[np.float64], num_clusters: int) -> npt.NDArray[np.int64]:
     """k of the candidates (the rows of `shard`), k / 64 at a time: eight times as many are drawn by weighted squared
     distance, and those stay that take most of it away (one at a time up to 64 clusters: greedy k-means++)."""
@@ -206,7 +214,7 @@ def _most_useful(shard: SeedShard, proposed: Array, weights: Array, size: int) -
     if len(proposed) <= size:
         return np.arange(len(proposed))
     centroids = Centroids(shard.vectors[proposed], precision=shard.precision, device=shard.device)
-    distances, labels = _measure(np.asarray(shard.vectors, dtype=np.float32), centroids)
+    distances, labels = shard.measure(slice(None), centroids)
     lower = weights * np.maximum(shard.near.distances - distances, 0.0)
     use = np.bincount(labels, weights=lower, minlength=len(proposed))
     return np.sort(np.argsort(-use, kind="stable")[:size])
