@@ -19,12 +19,12 @@ def write(number: int, jobs: list[list[Any]], out: str, per_shard: int, ready: A
     files = {path: os.open(path, os.O_RDONLY) for path in {job[1] for job in jobs}}
     texts = [job[4].encode() for job in jobs]
     ready.wait()
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     pattern = os.path.join(out, f"{number}-%06d.tar")
     with webdataset.ShardWriter(pattern, maxcount=per_shard, verbose=0) as sink:
         for (key, path, offset, size, _), text in zip(jobs, texts, strict=True):
             sink.write({"__key__": key, "jpg": os.pread(files[path], size, offset), "json": text})
-    times.put((started, time.perf_counter()))
+    times.put((started, time.perf_counter(), time.process_time() - busy))
 
 
 def main() -> None:
@@ -42,8 +42,12 @@ def main() -> None:
     spans = [times.get() for _ in writers]
     for writer in writers:
         writer.join()
-    seconds = max(end for _, end in spans) - min(start for start, _ in spans)
-    print(json.dumps({"seconds": seconds, "version": webdataset.__version__}))
+    told = {
+        "seconds": max(end for _, end, _ in spans) - min(start for start, _, _ in spans),
+        "processor_seconds": sum(busy for _, _, busy in spans),
+        "version": webdataset.__version__,
+    }
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":
