@@ -71,7 +71,7 @@ class Inspected:
 
 @stage_task(name="inspect")
 def inspect_run(run: Inspected, config: Inspection, layout: Layout) -> Manifest:
-    """Write the pages; the manifest's facts say where index.html lies, and how many pages and bytes there are.
+    """Write the pages; the manifest's facts say where index.html lies below the root, how many pages and bytes.
 
     Memory: 24 bytes per image while thresholds are tried, 16 per image for groups of copies (each is over before the
     next begins), `page_megabytes` for the page at hand. Pages hold what `config` says, whatever the size of the run.
@@ -90,7 +90,7 @@ def inspect_run(run: Inspected, config: Inspection, layout: Layout) -> Manifest:
         shown += sum(small.uri is not None for small in album.values())
         entries.append(_write(stage, link.file, make(album)))
     entries.append(_write(stage, INDEX, pages.index))
-    facts = {"index": stage.path(INDEX), "pages": len(entries), "thumbnails": shown}
+    facts = {"index": layout.relative(stage.path(INDEX)), "pages": len(entries), "thumbnails": shown}
     facts |= {"bytes": sum(entry.bytes for entry in entries)}
     return _linked(stage.publish([Outcome(len(entries), len(entries))], files=entries, facts=facts))
 
