@@ -21,7 +21,7 @@ import yaml
 
 from bench.measure import RESULTS, machine, save
 from bench.plan_figures import ASSUMED, CONFIG, MEASURED, MISSING, Number, read_figures
-from bench.plan_stages import CONSTANTS, DERIVED, RESOURCES, STAGES, Machines, StagePlan, Work
+from bench.plan_stages import CONSTANTS, DERIVED, RESOURCES, STAGES, Machines, StagePlan, Work, join_numbers
 
 PAPER = {"nodes": 20, "gpus_per_node": 8, "gpu": "V100-32GB", "hours_less_than": 48, "gpu_hours_less_than": 7680}
 """arXiv 2304.07193, section 3; whether the embeddings are within it is not said."""
@@ -34,7 +34,7 @@ def named_numbers(machines: Machines, work: Work, folder: Path = RESULTS) -> dic
     for config in (machines, work):
         for name, field in type(config).model_fields.items():
             numbers[name] = Number(name, float(getattr(config, name)), "", ASSUMED, field.description or "")
-    for name, (value, source) in CONSTANTS.items():
+    for name, (value, source) in (CONSTANTS | join_numbers(work)).items():
         numbers[name] = Number(name, float(value), "", CONFIG, source)
     return numbers
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import RESULTS
+from tasks.algorithms.quantiser import GROUPS, PROBES
 
 MEASURED, MISSING, ASSUMED, CONFIG = "measured", "missing", "assumed", "config"
 
@@ -66,11 +67,11 @@ def _join_rate(content: Any) -> float:
 
 
 def _assign_rate(content: Any) -> float:
-    """Of finding the cells of every row: (1 + probes) * sqrt(cells) products a row."""
+    """Of finding the cells of every row: groups, then the cells of the nearest groups."""
     rows = max(content["sizes"], key=int)
     ours = content["sizes"][rows]["ours"]
-    operations = int(rows) * 9 * ours["num_cells"] ** 0.5 * 2 * 512
-    return float(operations / ours["assign_seconds"] / content["machine"]["threads"])
+    products = int(rows) * (GROUPS + PROBES / GROUPS) * ours["num_cells"] ** 0.5
+    return float(2 * 512 * products / ours["assign_seconds"] / content["machine"]["threads"])
 
 
 def _kmeans_rate(content: Any) -> float:

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 from pydantic import Field
 
-from tasks.algorithms.join_cost import UNEVENNESS
-from tasks.algorithms.quantiser import CELL_ROWS, MAX_SAMPLE, PROBES
+from tasks.algorithms.join_cost import UNEVENNESS, join_cost
 from tasks.cluster import MAX_CLUSTERS, Cluster
 from tasks.config import StageConfig
 from tasks.copy_graph import CopyGraph
@@ -95,10 +94,7 @@ class Work(StageConfig):
 
 CONSTANTS: dict[str, tuple[float, str]] = {
     "assignments": (Cells().assignments, "tasks.graph_methods.Cells.assignments"),
-    "cell_rows": (CELL_ROWS, "tasks.algorithms.quantiser.CELL_ROWS"),
-    "probes": (PROBES, "tasks.algorithms.quantiser.PROBES"),
     "unevenness": (UNEVENNESS, "tasks.algorithms.join_cost.UNEVENNESS"),
-    "quantiser_sample": (MAX_SAMPLE, "tasks.algorithms.quantiser.MAX_SAMPLE"),
     "group_bytes": (CopyGraph().group_bytes, "tasks.copy_graph.CopyGraph.group_bytes"),
     "rows_per_file": (CopyGraph().rows_per_file, "tasks.copy_graph.CopyGraph.rows_per_file"),
     "iterations": (Cluster().iterations, "tasks.cluster.Cluster.iterations"),
@@ -109,16 +105,25 @@ CONSTANTS: dict[str, tuple[float, str]] = {
 }
 """Defaults of the code that the formulas use."""
 
+
+def join_numbers(work: Work, method: Cells | None = None) -> dict[str, tuple[float, str]]:
+    """Cells and operations of the join, by its own formula: 2 * dim for each product of two vectors."""
+    how = method or Cells()
+    cost = join_cost(round(work.images), round(work.descriptor_dim), how.assignments, cell_rows=how.cell_rows)
+    where = "tasks.algorithms.join_cost(images, descriptor_dim, Cells().assignments, Cells().cell_rows)"
+    found = {"cells": (cost["cells"], f"{where}['cells']")}
+    for step in ("fit", "assign", "join"):
+        operations = 2 * work.descriptor_dim * cost[f"{step}_products"]
+        found[f"{step}_operations"] = (operations, f"2 * descriptor_dim * {where}['{step}_products']")
+    return found
+
+
 DERIVED: dict[str, str] = {
     "unique": "images * kept_by_self_dedup",
     "pool": "unique * kept_by_relative_dedup",
     "gpu_flops": "gpu_tflops * 1e12",
     "descriptor_bytes": "2 * descriptor_dim",
     "embedding_bytes": "2 * embedding_dim",
-    "cells": "images * assignments / cell_rows",
-    "fit_operations": "2 * descriptor_dim * 12 * quantiser_sample * cells**0.5",
-    "assign_operations": "2 * descriptor_dim * images * (1 + probes) * cells**0.5",
-    "join_operations": "2 * descriptor_dim * images * assignments * cell_rows / 2 * unevenness",
     "exchanged_bytes": "images * assignments * (descriptor_bytes + 8 + 4 * assignments)",
     "link_operations": "2 * descriptor_dim * unique * assignments**2 * references / cells * unevenness",
     "kmeans_operations": "2 * embedding_dim * clusters * (fit_images * iterations + pool)",
@@ -151,7 +156,7 @@ STAGES: tuple[StagePlan, ...] = (
         },
     ),
     StagePlan(
-        "copy_graph", "all pairs above 0.45, by cells", "flow: labels of all images while recall is judged",
+        "copy_graph", "all pairs above 0.45, by cells", "worker: its vectors and the quantiser",
         {
             "gpu_seconds": "(fit_operations + assign_operations + join_operations) / (gpu_flops * gpu_share_join)",
             "core_seconds": "images * edges_per_image * 2 / edges_per_second",
@@ -160,7 +165,8 @@ STAGES: tuple[StagePlan, ...] = (
             "read_bytes": "2 * images * descriptor_bytes + exchanged_bytes + 40 * images * edges_per_image",
             "write_bytes": "exchanged_bytes + 4 * images * assignments + 60 * images * edges_per_image",
             "parts": "2 * images * descriptor_bytes / group_bytes + exchanged_bytes / group_bytes",
-            "memory_bytes": "max(4 * images, group_bytes + 100 * rows_per_file * edges_per_image)",
+            "memory_bytes": "group_bytes + max(4 * images - group_bytes, cells * descriptor_dim,"
+            " 100 * rows_per_file * edges_per_image)",
         },
     ),
     StagePlan(
