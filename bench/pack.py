@@ -58,7 +58,7 @@ def make_pool(layout: Layout, num_images: int, kilobytes: int) -> dict[str, Mani
             for row in rows:
                 row["image_offset"] = tar.add(row["id"], {"jpg": row.pop("data")})["jpg"][0]
         verdict = {"detail": "pets:sample", "value": 0.61803, "other": "0" * 24}
-        page = {
+        page: dict[str, Any] = {
             "page_url": "https://an.example/gallery/page.html",
             "alt": "A photograph of something",
             "how": "img@src",
