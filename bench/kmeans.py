@@ -14,9 +14,9 @@ k-means|| on 64 rows per cluster is worth one iteration. Expected: 3x to 3.5x. P
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -61,18 +61,28 @@ def mean_cosine(vectors: npt.NDArray[np.float16], centroids: Floats) -> float:
     return total / len(vectors)
 
 
-def timed(function: Callable[[], Floats]) -> tuple[float, Floats]:
-    """(seconds, what it returned)."""
-    started = time.perf_counter()
+class Run(NamedTuple):
+    """One run: seconds by the clock, seconds of all threads' work (which other work on the machine lengthens less)."""
+
+    seconds: float
+    cpu_seconds: float
+    objective: float
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, float, Any]:
+    """(seconds, seconds of work, what it returned)."""
+    started, worked = time.perf_counter(), time.process_time()
     found = function()
-    return time.perf_counter() - started, found
+    return time.perf_counter() - started, time.process_time() - worked, found
 
 
-def compare(num_rows: int, dim: int, clusters: int, *, iterations: int, repeats: int, threads: int) -> dict[str, Any]:
-    """Both, alternating, `repeats` times."""
+def compare(
+    num_rows: int, dim: int, clusters: int, *, iterations: int, repeats: int, threads: int
+) -> Iterator[dict[str, Any]]:
+    """Both, alternating, `repeats` times; the medians so far after each time."""
     vectors = embeddings(num_rows, dim)
     exact = vectors.astype(np.float32)
-    found: dict[str, list[tuple[float, float]]] = {"ours": [], "faiss": []}
+    runs: dict[str, list[Run]] = {"ours": [], "faiss": []}
 
     def ours(seed: int) -> Floats:
         found = fit_kmeans(InMemory(vectors), num_clusters=clusters, seed=seed, iterations=iterations, tolerance=-1.0)
@@ -88,24 +98,29 @@ def compare(num_rows: int, dim: int, clusters: int, *, iterations: int, repeats:
     fit_kmeans(InMemory(vectors[:5000]), num_clusters=64, seed=0, iterations=2)  # compiles
     for repeat in range(repeats):
         for name, function in (("ours", ours), ("faiss", peer)):
-            seconds, centroids = timed(partial(function, repeat))
-            found[name].append((seconds, mean_cosine(vectors, centroids)))
-            print(
-                f"{num_rows}x{dim}, k={clusters}: {name} {seconds:.1f} s, mean cosine {found[name][-1][1]:.5f}",
-                flush=True,
-            )
-    row: dict[str, Any] = {"rows": num_rows, "dim": dim, "clusters": clusters, "iterations": iterations}
-    for name, runs in found.items():
-        row[f"{name}_seconds"] = round(float(np.median([seconds for seconds, _ in runs])), 2)
-        row[f"{name}_all_seconds"] = [round(seconds, 2) for seconds, _ in runs]
-        row[f"{name}_objective"] = round(float(np.median([objective for _, objective in runs])), 6)
+            seconds, worked, centroids = timed(partial(function, repeat))
+            runs[name].append(Run(seconds, worked, mean_cosine(vectors, centroids)))
+            print(f"{num_rows}x{dim}, k={clusters}: {name} {runs[name][-1]}", flush=True)
+        row = {"rows": num_rows, "dim": dim, "clusters": clusters, "iterations": iterations, "threads": threads}
+        yield row | medians(runs)
+    yield row | medians(runs) | {"profile_us_per_row": profile(vectors, clusters)}
+
+
+def medians(runs: dict[str, list[Run]]) -> dict[str, Any]:
+    """Of each program's runs, and their ratios."""
+    row: dict[str, Any] = {}
+    for name, done in runs.items():
+        for field, values in zip(Run._fields, zip(*done, strict=True), strict=True):
+            row[f"{name}_{field}"] = round(float(np.median(values)), 6 if field == "objective" else 2)
+        row[f"{name}_all_seconds"] = [round(run.seconds, 2) for run in done]
     row["times_faster"] = round(row["faiss_seconds"] / row["ours_seconds"], 2)
+    row["times_less_work"] = round(row["faiss_cpu_seconds"] / row["ours_cpu_seconds"], 2)
     row["objective_ratio"] = round(row["ours_objective"] / row["faiss_objective"], 5)
-    return row | {"threads": threads, "profile_us_per_row": profile(vectors, clusters)}
+    return row
 
 
 def profile(vectors: npt.NDArray[np.float16], clusters: int, rows: int = 1024) -> dict[str, float]:
-    """Where an iteration's time goes, in microseconds per row: the best of 10 on one tile."""
+    """Where an iteration's time goes, in microseconds per row and 4096 clusters: the best of 10 on one tile."""
     centroids = fit_kmeans(InMemory(vectors[: 4 * clusters]), num_clusters=clusters, seed=0, iterations=1).centroids
     near, block = Centroids(centroids), vectors[:rows].astype(np.float32)
     low, slack = near._lower(block)
@@ -131,7 +146,7 @@ def profile(vectors: npt.NDArray[np.float16], clusters: int, rows: int = 1024) -
     result = {}
     for name, step in steps.items():
         step()
-        result[name] = round(min(timed(step)[0] for _ in range(10)) / rows * 1e6, 3)  # type: ignore[arg-type]
+        result[name] = round(min(timed(step)[0] for _ in range(10)) / rows * 1e6, 3)
     return result | {"candidates": round(float(found.counts.mean()), 2)}
 
 
@@ -150,13 +165,15 @@ def main() -> None:
     content = {"machine": machine(), "peer": "faiss.Kmeans(spherical=True), every row used, nredo=1", "rows": rows}
     for size in options.sizes:
         numbers = [int(number) for number in size.split("x")]
-        rows.append(compare(*numbers, iterations=options.iterations, repeats=options.repeats, threads=options.threads))
-        row = rows[-1]
+        rows.append({})
+        how = {"iterations": options.iterations, "repeats": options.repeats, "threads": options.threads}
+        for row in compare(*numbers, **how):
+            rows[-1] = row
+            save(options.name, content)
         print(
             f"{size}: {row['ours_seconds']} s, faiss {row['faiss_seconds']} s, {row['times_faster']}x, "
             f"objective {row['objective_ratio']} of faiss's"
         )
-        save(options.name, content)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ class SeedShard:
         return self.total()
 
     def measure(self, rows: slice, centroids: Centroids) -> tuple[Floats, Labels]:
-        """Squared chord between each of the rows, as if it were of unit length, and its nearest centroid; which it is."""
+        """Squared chord between each row, as if it were of unit length, and its nearest centroid; which that is."""
         block = np.asarray(self.vectors[rows], dtype=np.float32)
         labels = centroids.nearest(block)
         cosines = own_cosines(block, centroids.exact, labels) / self.lengths[rows]
