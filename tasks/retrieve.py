@@ -116,7 +116,7 @@ def _check_dims(embedded: Manifest, clustered: Manifest, queries: Manifest) -> N
     dims = {"the pool": Vectors.of(pool.manifest).shape[1], "the sources": Vectors.of(asking.manifest).shape[1]}
     dims["the centroids"] = load_centroids(clustered.file(CENTROIDS)).shape[1]
     if len(set(dims.values())) > 1:
-        said = ", ".join(f"{name} have {dim}" for name, dim in dims.items())
+        said = ", ".join(f"{name} {dim}" for name, dim in dims.items())
         raise ValueError(f"retrieve: vectors of several dimensions: {said}. Embed all with one encoder.")
     if clustered.rows_kept != embedded.rows_kept:
         raise ValueError(

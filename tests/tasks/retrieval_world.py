@@ -98,7 +98,7 @@ class World:
         """(embedded, clustered, queries)"""
         embedded = self._embedded("embed", *self.pool.parts(self.part_images, dropped=True))
         queries = self._embedded("embed_sources", *self.queries.parts(self.part_queries, dropped=False))
-        return embedded, self._clustered(embedded), queries
+        return embedded, self.clustered(embedded), queries
 
     def _embedded(self, name: str, parts: list[list[dict[str, Any]]], vectors: list[np.ndarray]) -> Manifest:
         """Two of these differ by their images, not by their config: one encoder made both."""
@@ -111,10 +111,11 @@ class World:
             outcomes.append(Outcome(len(rows), len(matrix), {"not_decoded": len(rows) - len(matrix)}, files))
         return stage.publish(outcomes)
 
-    def _clustered(self, embedded: Manifest) -> Manifest:
+    def clustered(self, embedded: Manifest, clusters: np.ndarray | None = None) -> Manifest:
+        """The clusters of that pool; by the centroids, unless they are given."""
         stage = Stage("cluster", version=1, config=Made(), inputs={"embedded": embedded}, layout=self.layout)
         entry = write_array(stage.path(CENTROIDS), self.centroids)
-        clusters = self.clusters_of(self.pool.vectors).astype(np.int32)
+        clusters = self.clusters_of(self.pool.vectors) if clusters is None else clusters
         schema = SCHEMA.append(pa.field("cluster", pa.int32()))
         outcomes = []
         for number, start in enumerate(range(0, len(clusters), self.part_images)):

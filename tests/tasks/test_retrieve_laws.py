@@ -1,12 +1,13 @@
 """A distributed retrieval is the slow loop's, whatever the parts, tasks, workers and order, killed or not."""
 
+import numpy as np
 import pytest
 
 import tasks.retrieve_steps
 from storage.filesystem import file_sizes
 from storage.layout import Layout
 from storage.manifest import Manifest
-from tasks.retrieve import NeighboursMissed, Retrieve
+from tasks.retrieve import NeighboursMissed, Retrieve, retrieve
 from tasks.retrieve_rules import SourceRule
 from tasks.stage import PartsFailed
 from tasks.workers import Workers, workers
@@ -163,3 +164,27 @@ def test_members_are_the_first_that_a_cluster_gives(layout: Layout) -> None:
 def contents(manifest: Manifest) -> dict[str, str]:
     """{file: checksum}"""
     return {entry.path: entry.sha256 for entry in manifest.files}
+
+
+@pytest.mark.parametrize("exact_up_to", [0, 10**6])
+def test_sources_that_are_only_taken_as_they_are_bring_nothing_and_are_counted(
+    layout: Layout, exact_up_to: int
+) -> None:
+    rules = tuple(SourceRule(source=name, modes=("as_is",)) for name in ("birds", "cars", "dogs"))
+    manifest = World(layout).run(Retrieve(rules=rules, inspect_queries=0, exact_up_to=exact_up_to))
+    assert manifest.rows_kept == 0
+    assert [row["final"] for row in manifest.facts["composition"]] == [40, 9, 25, 74]
+    assert manifest.facts["as_is"] == ["birds", "cars", "dogs"]
+    assert stored(manifest) == {f"{number:024x}": [] for number in World(layout).queries.numbers}
+    assert (manifest.facts["recall"], manifest.facts["recall_queries"]) == (1.0, 0)
+
+
+def test_clusters_of_another_pool_and_vectors_of_another_encoder_are_refused(layout: Layout) -> None:
+    world = World(layout)
+    embedded, _, queries = world.stages()
+    smaller = World(layout, pool=world.pool[:100]).stages()[1]
+    with pytest.raises(ValueError, match=r"has clusters of 100 images, the pool has 300"):
+        retrieve.fn(embedded, smaller, queries, CONFIG, layout)
+    narrow = World(layout, centroids=world.centroids[:, :8].copy())
+    with pytest.raises(ValueError, match=r"the pool 12, the sources 12, the centroids 8. Embed all"):
+        retrieve.fn(embedded, narrow.clustered(embedded, np.zeros(300)), queries, CONFIG, layout)
