@@ -72,9 +72,9 @@ def load_quantiser(path: str) -> Quantiser:
     return Quantiser(**load(read_bytes(path)))
 
 
-def assign(stage: Stage, pool: PoolFiles, *, assignments: int, group_bytes: int, new: str) -> tuple[list[Span], Files]:
-    """The cells of all rows, span by span. `new` names a list of new rows; empty: all are new."""
-    spans = pool.spans(max(1, group_bytes // (2 * pool.dim)))
+def assign(stage: Stage, pool: PoolFiles, *, assignments: int, rows: int, new: str) -> tuple[list[Span], Files]:
+    """The cells of all rows, span by span of `rows`. `new` names a list of new rows; empty: all are new."""
+    spans = pool.spans(rows)
     plain: dict[str, Any] = {"quantiser": stage.path(QUANTISER), "assignments": assignments, "new": new}
     return spans, scratch_map(stage, "cells", assign_span, spans, **plain)[1]
 

@@ -24,6 +24,8 @@ from tasks.stage import Stage
 _LEAST_ROWS = 64
 _FIT_PER_CELL = 64
 _MOST_FIT = 1 << 21
+_SMALL_TASK_ROWS = 16_384
+_TASKS = 64
 
 
 class Exact(StageConfig):
@@ -110,8 +112,8 @@ class Run(NamedTuple):
 
     @property
     def span_rows(self) -> int:
-        """Rows of a span that fill `group_bytes`."""
-        return max(1, self.config.group_bytes // (2 * self.pool.dim))
+        """Rows of a span: at most what fills `group_bytes`, fewer in small pools so that there are tasks to share."""
+        return tasks_rows(self.pool.num_rows, self.config.group_bytes // (2 * self.pool.dim))
 
     @property
     def new_rows(self) -> npt.NDArray[np.int64] | None:
@@ -135,6 +137,11 @@ class Run(NamedTuple):
         spans = self.pool.spans(self.span_rows)
         threshold, neighbours = self.config.threshold, self.config.neighbours
         return graph_recall.true_pairs(self.stage, spans, queries, threshold=threshold, neighbours=neighbours, **cells)
+
+
+def tasks_rows(num_rows: int, most: int) -> int:
+    """Rows of a task: at most `most`, and so few that there are 64 tasks unless they would be small."""
+    return max(1, min(most, max(_SMALL_TASK_ROWS, -(-num_rows // _TASKS))))
 
 
 class Check(NamedTuple):
@@ -198,14 +205,13 @@ def by_cells(run: Run, method: Cells) -> Found:
     direct = first_shared_cell(cells_of_queries[:num], cells_of_queries[num:]) >= 0
     advice = f"Raise copy_graph.method.assignments (now {assignments})."
     planted = _planted(run, direct, advice)
-    spans, cells = graph_cells.assign(
-        stage, pool, assignments=assignments, group_bytes=config.group_bytes, new=_new_rows_file(run)
-    )
+    spans, cells = graph_cells.assign(stage, pool, assignments=assignments, rows=run.span_rows, new=_new_rows_file(run))
     truth = run.truth(queries, cells=cells, cells_of_queries=cells_of_queries)
     judge_sample(truth, queries, config, advice)
     dtype = graph_cells.record_type(pool.dim, assignments)
-    group_rows = max(2, config.group_bytes // dtype.itemsize)
-    groups, group_of = graph_cells.plan_groups(graph_cells.cell_sizes(cells), group_rows)
+    sizes = graph_cells.cell_sizes(cells)
+    group_rows = tasks_rows(int(sizes[0].sum()), max(2, config.group_bytes // dtype.itemsize))
+    groups, group_of = graph_cells.plan_groups(sizes, group_rows)
     copies, moved = graph_cells.exchange(stage, spans, cells, group_of)
     pairs = graph_cells.join_groups(
         stage,
