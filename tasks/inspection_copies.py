@@ -49,6 +49,7 @@ def view_copies(described: Manifest, graph: Manifest, unique: Manifest, sizes: I
     return CopiesView(
         threshold=threshold,
         lowest=lowest,
+        recall=float(graph.facts.get("recall", 1.0)),
         images=unique.rows_in,
         dropped=unique.rows_in - unique.rows_kept,
         panels=[sweep_panel(sweep, threshold)],
@@ -75,7 +76,7 @@ def sweep_panel(sweep: ThresholdSweep, now: float) -> Panel:
             Chart("Images dropped", [Curve("dropped", sweep.dropped.tolist())]),
             Chart("Images of the largest component", [Curve("largest", sweep.largest.tolist())], scale="log"),
             Chart("Components of two or more", [Curve("components", sweep.components.tolist())]),
-            Chart("Pairs above the threshold", [Curve("pairs", sweep.edges.tolist())], scale="log"),
+            Chart("Pairs that the graph holds", [Curve("pairs", sweep.edges.tolist())], scale="log"),
         ],
         rule="above",
     )

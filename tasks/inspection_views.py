@@ -115,6 +115,8 @@ class CopiesView:
     threshold: float
     lowest: float
     """The graph's own threshold: nothing is known below."""
+    recall: float
+    """Share of all pairs that the graph has, as measured."""
     images: int
     dropped: int
     panels: Sequence[Panel]

@@ -67,7 +67,7 @@ def pages(said: str) -> dict[str, Callable[[Album], str]]:
     source = SourceView(said, 2, ["sample"], 1, 2, 3, [row], 2, [panel], [query], [cluster, missing])
     group = Group(3, pool, members, pair)
     rungs = [Rung(0.5, 0.55, 1, [pair])]
-    copies = CopiesView(0.6, 0.45, 9, 2, [panel], [pair], [pair], rungs, [(said, 3)], [group])
+    copies = CopiesView(0.6, 0.45, 0.99, 9, 2, [panel], [pair], [pair], rungs, [(said, 3)], [group])
     benchmark = BenchmarkView(said, 0.45, 9, 3, 2, 1, [panel], [pair], [pair], [pair], rungs)
     link = PageLink("copies.html", said)
     frame = Frame(said, link, link)
