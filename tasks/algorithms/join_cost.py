@@ -32,7 +32,8 @@ def join_cost(
 
     Bytes: every vector is read once to be assigned and once for each of its cells; 20 bytes are written per edge.
     `memory_bytes`: what a process needs beside the vectors it was given, for the largest cell (taken as ten times the
-    mean) and the quantiser; `assignment_bytes`: the cells of all rows.
+    mean, and 8,192 rows at least) and the quantiser; `fit_memory_bytes`: the sample; `assignment_bytes`: the cells of
+    all rows.
     """
     cells = cells_wanted(num_rows, assignments=assignments, cell_rows=cell_rows)
     groups = max(1.0, min(GROUPS * cells**0.5, cells))
@@ -49,6 +50,7 @@ def join_cost(
         "flop": 2.0 * dim * (fit + assign + join),
         "bytes_read": float(num_rows) * row_bytes * (1 + assignments) + sample * row_bytes,
         "bytes_written": num_rows * (4.0 * assignments + 20.0 * edges_per_row),
-        "memory_bytes": 10.0 * cell_rows * (5 * dim + 2100) + cells * dim,
+        "memory_bytes": max(10.0 * cell_rows, 8192.0) * (5 * dim + 2100) + cells * dim,
+        "fit_memory_bytes": 7.0 * dim * sample,
         "assignment_bytes": 4.0 * num_rows * assignments,
     }
