@@ -10,6 +10,7 @@ image of the bucket), and kept as stretches of rows that stayed together: 24 byt
 removed or put in between; where a pool comes in another order, up to one per image.
 """
 
+import posixpath
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.filesystem import join
 from storage.manifest import FileEntry, Manifest, fingerprint
 from storage.tables import kept, read_table
 from storage.vectors import read_array, write_array
@@ -54,7 +56,7 @@ class Tables(NamedTuple):
         """The files of a stage that begin so; how many rows count, entries say: for kept ones, those of vectors."""
         suffix = ".npy" if only_kept else ".parquet"
         entries = [e for e in manifest.files if e.path.startswith(prefix) and e.path.endswith(suffix)]
-        paths = [manifest.file(entry.path.removesuffix(suffix) + ".parquet") for entry in entries]
+        paths = [join(manifest.directory, entry.path.removesuffix(suffix) + ".parquet") for entry in entries]
         starts = np.concatenate([[0], np.cumsum([entry.rows for entry in entries])]).astype(np.int64)
         return cls(paths, starts.tolist(), only_kept, "query_id" if prefix == "queries-" else "id")
 
@@ -139,9 +141,9 @@ class Stored(NamedTuple):
     @classmethod
     def of(cls, base: Manifest) -> "Stored":
         queries = Tables.of(base, "queries-", only_kept=False)
-        names = ("neighbours-", "truth-")
         found = [
-            [base.file(path.rsplit("/", 1)[-1].replace("queries-", name)) for path in queries.paths] for name in names
+            [join(base.directory, posixpath.basename(path).replace("queries-", name)) for path in queries.paths]
+            for name in ("neighbours-", "truth-")
         ]
         return cls(queries.paths, found[0], found[1], queries.starts)
 

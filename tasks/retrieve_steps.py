@@ -68,7 +68,9 @@ class Work:
         """Clusters in an order of neighbourhood; the queries with the clusters that they look into."""
         self.found = survey(self.query_chunks, self.config)
         counted = self.map("sizes", count_images, self.chunks, num_clusters=self.num_clusters)
-        self.sizes = np.sum([np.asarray(read_array(path)) for path in self.paths(counted, ".npy")], axis=0)
+        self.sizes = np.zeros(self.num_clusters, dtype=np.int64)
+        for path in self.paths(counted, ".npy"):
+            self.sizes += read_array(path)
         centroids = load_centroids(self.centroids)
         groups = group_cells(centroids, self.sizes, rows_per_group=self.config.images_per_task)
         ends = np.cumsum([len(group) for group in groups]).tolist()
