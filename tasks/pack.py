@@ -41,7 +41,7 @@ class Pack(StageConfig):
     """The files as they are, or copies of bounded size."""
     card: Card = Card()
     """What the dataset's card says beside what is counted."""
-    threads: Annotated[int, Field(ge=1, le=64)] = 2
+    threads: Annotated[int, Field(ge=1, le=64)] = 4
     """Shards that one part writes at a time: reading, hashing and writing wait for no other Python thread."""
 
 
