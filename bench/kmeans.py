@@ -83,7 +83,6 @@ def compare(
     """Both, alternating, `repeats` times; the medians so far after each time."""
     vectors = embeddings(num_rows, dim)
     exact = vectors.astype(np.float32)
-    runs: dict[str, list[Run]] = {"ours": [], "faiss": [], "faiss_super": []}
 
     def ours(seed: int) -> Floats:
         found = fit_kmeans(InMemory(vectors), num_clusters=clusters, seed=seed, iterations=iterations, tolerance=-1.0)
@@ -98,7 +97,9 @@ def compare(
         return np.asarray(kmeans.centroids)
 
     programs: dict[str, Callable[[int], Floats]] = {"ours": ours, "faiss": partial(peer, faiss.Kmeans)}
-    programs["faiss_super"] = partial(peer, faiss.SuperKmeans)
+    if (pruning := getattr(faiss, "SuperKmeans", None)) is not None:  # Faiss 1.15
+        programs["faiss_super"] = partial(peer, pruning)
+    runs: dict[str, list[Run]] = {name: [] for name in programs}
     fit_kmeans(InMemory(vectors[:5000]), num_clusters=64, seed=0, iterations=2)  # compiles
     for repeat in range(repeats):
         for name, function in programs.items():
@@ -119,7 +120,8 @@ def medians(runs: dict[str, list[Run]]) -> dict[str, Any]:
         for field, values in zip(Run._fields, zip(*done, strict=True), strict=True):
             row[f"{name}_{field}"] = round(float(np.median(values)), 6 if field == "objective" else 2)
         row[f"{name}_all_seconds"] = [round(run.seconds, 2) for run in done]
-    for name, suffix in (("faiss", ""), ("faiss_super", "_than_super")):
+    for name in set(runs) - {"ours"}:
+        suffix = name.removeprefix("faiss")
         row[f"times_faster{suffix}"] = round(row[f"{name}_seconds"] / row["ours_seconds"], 2)
         row[f"times_less_work{suffix}"] = round(row[f"{name}_cpu_seconds"] / row["ours_cpu_seconds"], 2)
     row["objective_ratio"] = round(row["ours_objective"] / row["faiss_objective"], 5)
