@@ -49,8 +49,10 @@ class Centroids:
         self.exact = np.ascontiguousarray(centroids, dtype=np.float32)
         self.device = torch.device(device)
         self.precision = fastest_precision(device) if precision == "auto" else precision
-        if self.precision == "int8" and self.device.type != "cpu":
-            raise ValueError("int8 products are for the CPU; a GPU takes float16, bfloat16 or float32")
+        if self.precision == "int8" and (self.device.type != "cpu" or not torch.cpu._is_vnni_supported()):
+            raise ValueError(
+                f"int8 products need a CPU with VNNI (others saturate); on {device} take float32, bfloat16 or auto."
+            )
         if self.device.type != "cpu":
             self.on_device = DeviceCentroids(self.exact, self.precision, self.device)
             return

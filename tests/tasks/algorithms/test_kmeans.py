@@ -16,6 +16,8 @@ from tasks.algorithms.kmeans_seeding import unit
 from tasks.algorithms.kmeans_sums import Sums, move, split_for_empty
 from tasks.algorithms.sampling import mix
 
+PRECISIONS = [*(["int8"] if torch.cpu._is_vnni_supported() else []), "bfloat16", "float16", "float32"]
+
 
 def clustered(num_rows: int = 3000, num_centres: int = 25, dim: int = 16, spread: float = 0.5) -> np.ndarray:
     random = np.random.default_rng(7)
@@ -34,7 +36,7 @@ def slow_nearest(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     return (vectors.astype(np.float64) @ centroids.astype(np.float64).T).argmax(axis=1)
 
 
-@pytest.mark.parametrize("precision", ["int8", "bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("make", [clustered, spiky])
 def test_no_precision_changes_the_nearest_centroid(precision: str, make) -> None:  # type: ignore[no-untyped-def]
     vectors = make(2500)
@@ -79,7 +81,7 @@ def test_of_equally_near_centroids_the_lowest_wins_however_many_there_are() -> N
     vectors = clustered(200)
     centroids = np.tile(unit(clustered(3).astype(np.float32)), (400, 1))
     expected = slow_nearest(vectors, centroids[:3])
-    for precision in ("int8", "float32"):
+    for precision in (PRECISIONS[0], "float32"):
         near = Centroids(centroids, precision=precision)  # type: ignore[arg-type]
         assert np.array_equal(near.nearest(vectors), expected)
     there = DeviceCentroids(centroids, "float16", torch.device("cpu"))
@@ -91,7 +93,7 @@ def test_centroids_closer_than_half_precision_can_tell_are_told_apart() -> None:
     random = np.random.default_rng(0)
     centroids = unit(base + 1e-5 * random.normal(size=(300, base.shape[1])))
     vectors = spiky(500)
-    for precision in ("int8", "bfloat16"):
+    for precision in PRECISIONS[:2]:
         near = Centroids(centroids, precision=precision)  # type: ignore[arg-type]
         assert np.array_equal(near.nearest(vectors), slow_nearest(vectors, centroids))
 
@@ -103,6 +105,11 @@ def test_assignment_is_brute_force() -> None:
         expected = cosines[start : start + len(labels)]
         assert np.array_equal(labels, expected.argmax(axis=1))
         assert np.array_equal(cosine, expected.max(axis=1).astype(np.float32))
+
+
+def test_int8_is_refused_where_it_would_not_be_exact() -> None:
+    with pytest.raises(ValueError, match="int8 products need a CPU with VNNI"):
+        Centroids(np.eye(4, dtype=np.float32), precision="int8", device="meta")
 
 
 def test_vectors_of_other_dimensions_are_refused() -> None:
@@ -133,7 +140,7 @@ def test_the_objective_never_falls() -> None:
         assert found.objective[-1] > found.objective[0]
 
 
-@pytest.mark.parametrize("precision", ["int8", "bfloat16", "float32"])
+@pytest.mark.parametrize("precision", [*PRECISIONS[:2], "float32"])
 def test_no_cut_order_or_precision_changes_a_byte_of_the_centroids(precision: str) -> None:
     vectors, keys = clustered(10_000, spread=1.0), mix(np.arange(10_000, dtype=np.uint64))
     whole = fit_kmeans(InMemory(vectors), num_clusters=90, seed=5, iterations=4, keys=keys)
