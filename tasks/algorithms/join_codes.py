@@ -53,9 +53,10 @@ def code_limit(dim: int) -> int:
 
 def as_float32(block: Array) -> Floats:
     """The same numbers as float32, in C order (torch is several times as fast as numpy from float16)."""
-    if block.dtype == np.float16 and block.flags.writeable and block.flags.c_contiguous:
-        return np.asarray(torch.from_numpy(block).float().numpy())
-    return np.ascontiguousarray(block, dtype=np.float32)
+    if block.dtype != np.float16:
+        return np.ascontiguousarray(block, dtype=np.float32)
+    own = np.array(block, order="C", copy=None if block.flags.writeable else True)  # torch wants what it may write to
+    return np.asarray(torch.from_numpy(own).float().numpy())
 
 
 def take_rows(vectors: Array, members: npt.NDArray[np.integer]) -> Array:

@@ -73,6 +73,19 @@ def test_with_all_groups_probed_the_cells_are_the_nearest_of_all(quantiser: Quan
     assert 0.8 < (few == nearest).mean() < 1.0
 
 
+def test_vectors_that_may_not_be_written_to_are_taken_as_they_are(quantiser: Quantiser) -> None:
+    vectors = topics(300, seed=7)
+    locked = vectors.copy()
+    locked.setflags(write=False)  # as a file that is mapped
+    cells = assign_cells(locked, quantiser, assignments=3)
+    assert np.array_equal(cells, assign_cells(vectors, quantiser, assignments=3))
+    found = [len(e.left) for e in join_cells(locked, cells, threshold=0.6, first_cell=0, last_cell=140)]
+    assert sum(found) == sum(
+        len(e.left) for e in join_cells(vectors, cells, threshold=0.6, first_cell=0, last_cell=140)
+    )
+    assert sum(found) > 100
+
+
 def test_more_assignments_take_no_cell_away(quantiser: Quantiser) -> None:
     vectors = topics(300, seed=7)
     for num in (1, 2, 5):
