@@ -86,7 +86,7 @@ class Folder:
 
 
 def plan_purge(layout: Layout, keep: Sequence[Manifest], ledger: Ledger) -> PurgePlan:
-    """What `purge` would do; nothing is written. `keep`: the ends of the runs whose stages stay.
+    """What `purge` would do; nothing is written. `keep`: the ends of the runs that stay (or all their manifests).
 
     Raises StillHeld when one of them holds a removed image as a vector or in a shard.
     """
@@ -120,9 +120,14 @@ def _folders(layout: Layout, keep: Sequence[Manifest]) -> list[Folder]:
 
 
 def _chain(keep: Sequence[Manifest], layout: Layout) -> set[str]:
-    """Folders of these manifests and of all they were made of; an earlier dataset that was gone on from is not one."""
+    """Folders of these manifests and of all they were made of.
+
+    Whatever another of them was made of is reached through that one, and not by being named itself: an earlier dataset
+    that was gone on from (its role is "base") is superseded even if the caller names a run's whole ancestry.
+    """
+    used = {reference for manifest in keep for reference in manifest.inputs.values()}
     found: dict[str, Manifest] = {}
-    waiting = list(keep)
+    waiting = [manifest for manifest in keep if manifest.reference not in used]
     while waiting:
         manifest = waiting.pop()
         found[manifest.directory] = manifest

@@ -16,6 +16,7 @@ from tasks import purge as purging
 from tasks.download import SCHEMA as DOWNLOADED
 from tasks.hash_dedup import HashDedup, hash_dedup
 from tasks.ledger import Entry, append_entries, drop_removed, hash_entry, load_ledger, new_entry
+from tasks.lineage import ancestry
 from tasks.purge import purge
 from tasks.purge_plan import StillHeld, plan_purge
 from tests.helpers import jpeg
@@ -133,6 +134,15 @@ def test_a_superseded_folder_without_the_image_stays(tmp_path: Path) -> None:
     purge(first.layout, [first.dataset], load_ledger(first.layout))
     assert Path(other.dataset.path).exists()
     assert not Path(before.dataset.directory).exists()
+
+
+def test_naming_a_runs_whole_ancestry_keeps_what_naming_its_end_does(tmp_path: Path) -> None:
+    before = run(tmp_path)
+    after = _remove(before, tmp_path, _entry("url", url_of(4)))
+    whole = list(ancestry([after.dataset], after.layout).values())
+    assert before.dataset.reference in {manifest.reference for manifest in whole}
+    ledger = load_ledger(after.layout)
+    assert plan_purge(after.layout, whole, ledger) == plan_purge(after.layout, [after.dataset], ledger)
 
 
 def test_a_dry_run_says_all_and_touches_nothing(tmp_path: Path) -> None:
