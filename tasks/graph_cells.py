@@ -2,11 +2,14 @@
 
 fit -> assign (per span of rows) -> exchange (per span: one file, each vector once for every group of cells that it has
 a cell in) -> join (per group of cells). A cell that is larger than a group (a picture that a crawl met a million times)
-is joined tile by tile. Memory of a task: `group_bytes` of vectors, one block of products, the pairs of its rows
-(`EdgeLimiter`), and the quantiser while assigning (dim bytes per cell). Disk: at most assignments * (2 * dim + 8 +
-4 * assignments) bytes per image (4 KB at 512 dimensions and 4 assignments; a row's cells are often neighbours and then
-share one copy: `copies` says how many there were), until the graph is published. 1.2 billion such images at 1 GB: 1,229
-spans, about 4,900 groups.
+is joined tile by tile.
+
+Memory of a task: `group_bytes` of vectors, one block of products, the pairs of its rows (`EdgeLimiter`); the quantiser
+while assigning (dim bytes per cell). Disk, until the graph is published: at most assignments * (2 * dim + 8 + 4 *
+assignments) bytes per image for vectors (8.5 KB at 512 dimensions and 8 assignments; a row's cells are often neighbours
+and then share one copy: fact `copies`), 4 * assignments for cells, 4 per cell and span.
+1.2 billion images of 512 dimensions, 8 assignments, 1 GB: 3.9 million cells (2 GB), 1,229 spans with four tasks each,
+at most 10,200 groups, each of which reads one range of every span's file, 0.8 MB on average.
 """
 
 import hashlib
@@ -80,16 +83,15 @@ def assign(stage: Stage, pool: PoolFiles, *, assignments: int, rows: int, new: s
 
 
 def assign_span(span: Span, out: str, *, quantiser: str, assignments: int, new: str) -> Outcome:
-    """One span: its rows' cells [rows, assignments], and of every cell how many of its rows it has, all and new."""
+    """One span: its rows' cells [rows, assignments], and how many of its rows each cell has, all and, if told, new."""
     levels = load_quantiser(quantiser)
     cells = assign_cells(read_vectors(span), levels, assignments=assignments)
-    fresh = np.ones(len(cells), dtype=np.bool_)
+    counts = [_sizes(cells, len(levels.centroids))]
     if new:
         rows = np.asarray(load_array(new))
         low, high = np.searchsorted(rows, [span.first, span.last])
-        fresh = np.isin(np.arange(span.first, span.last), rows[low:high])
-    counts = np.stack([_sizes(cells, len(levels.centroids)), _sizes(cells[fresh], len(levels.centroids))])
-    return whole(len(cells), [save_array(f"{out}.npy", cells), save_array(f"{out}.counts.npy", counts)])
+        counts.append(_sizes(cells[rows[low:high] - span.first], len(levels.centroids)))
+    return whole(len(cells), [save_array(f"{out}.npy", cells), save_array(f"{out}.counts.npy", np.stack(counts))])
 
 
 def _sizes(cells: npt.NDArray[np.int32], num_cells: int) -> npt.NDArray[np.int32]:
@@ -97,7 +99,7 @@ def _sizes(cells: npt.NDArray[np.int32], num_cells: int) -> npt.NDArray[np.int32
 
 
 def cell_sizes(cells: Files) -> npt.NDArray[np.int64]:
-    """Rows and new rows of every cell, [2, cells]."""
+    """Rows of every cell, and its new rows if not all are: [1 or 2, cells]."""
     paths = cells.paths(".counts.npy")
     total = np.zeros(load_array(paths[0]).shape, dtype=np.int64)
     for path in paths:
@@ -106,13 +108,13 @@ def cell_sizes(cells: Files) -> npt.NDArray[np.int64]:
 
 
 def plan_groups(sizes: npt.NDArray[np.int64], group_rows: int) -> tuple[list[Group], npt.NDArray[np.int32]]:
-    """(tasks of the join, which group each cell's rows are sent to or -1). `sizes` [2, cells]: rows, new rows.
+    """(tasks of the join, which group each cell's rows are sent to or -1). `sizes` [1 or 2, cells]: rows, new rows.
 
     Consecutive cells fill a group up to `group_rows` rows, a large cell is a group of its own; cells without a new row,
     or with one row, are left out.
     """
     group_of = np.full(sizes.shape[1], -1, dtype=np.int32)
-    wanted = np.flatnonzero((sizes[1] > 0) & (sizes[0] > 1))
+    wanted = np.flatnonzero((sizes[-1] > 0) & (sizes[0] > 1))
     groups: list[Group] = []
     number = rows = 0
     members: list[int] = []

@@ -7,7 +7,7 @@ The forest of all spare pairs is the last file. The result depends on the pairs 
 
 Disk: 40 bytes per pair found. Memory of a task: 100 bytes per pair of its range and 20 per image with too many pairs
 anywhere; of the last step 80 bytes per such image. Without such images, steps 2 and the last have nothing to do.
-1.2 billion images: 573 ranges of 2**21 rows, three tasks each.
+1.2 billion images: 573 ranges of 2**21 rows, three tasks each, which read one range of every task's file.
 """
 
 from collections.abc import Sequence

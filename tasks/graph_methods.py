@@ -40,8 +40,14 @@ class Cells(StageConfig):
     kind: Literal["cells"] = "cells"
     assignments: Annotated[int, Field(ge=1, le=64)] = 8
     """Cells that each image is put in: more cost, more disk and more recall."""
-    cell_rows: Annotated[int, Field(ge=16, le=65_536)] = CELL_ROWS
-    """Images of a cell, on average: fewer make more cells, which cost a worker dim bytes of memory each."""
+    cell_rows: Annotated[int, Field(ge=16, le=65_536)] | None = None
+    """Images of a cell, on average; null takes 384, more in pools above some 4 million images, so that finding an
+    image's cells costs no more than comparing inside of them."""
+
+    def rows_of_a_cell(self, num_rows: int) -> int:
+        """`cell_rows`, or where assigning and joining cost the same (see `join_cost`)."""
+        even = (10 * (num_rows / self.assignments) ** 0.5) ** (2 / 3)
+        return self.cell_rows or max(CELL_ROWS, round(even))
 
 
 class Faiss(StageConfig):
@@ -195,7 +201,8 @@ def by_exact(run: Run) -> Found:
 def by_cells(run: Run, method: Cells) -> Found:
     """By cells; recall is known, and judged, before the first pair is computed."""
     config, stage, pool, assignments = run.config, run.stage, run.pool, method.assignments
-    wanted = cells_wanted(pool.num_rows, assignments=assignments, cell_rows=method.cell_rows)
+    cell_rows = method.rows_of_a_cell(pool.num_rows)
+    wanted = cells_wanted(pool.num_rows, assignments=assignments, cell_rows=cell_rows)
     samples = run.samples(min(_MOST_FIT, _FIT_PER_CELL * wanted))
     quantiser = _quantiser(run, samples, method)
     queries = graph_recall.make_queries(samples, threshold=config.threshold, seed=config.seed)
@@ -235,7 +242,7 @@ def _quantiser(run: Run, samples: Samples, method: Cells) -> FileEntry:
         samples.fit,
         num_rows=run.pool.num_rows,
         assignments=method.assignments,
-        cell_rows=method.cell_rows,
+        cell_rows=method.rows_of_a_cell(run.pool.num_rows),
         seed=run.config.seed,
     )
 
