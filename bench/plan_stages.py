@@ -109,8 +109,9 @@ CONSTANTS: dict[str, tuple[float, str]] = {
 def join_numbers(work: Work, method: Cells | None = None) -> dict[str, tuple[float, str]]:
     """Cells and operations of the join, by its own formula: 2 * dim for each product of two vectors."""
     how = method or Cells()
-    cost = join_cost(round(work.images), round(work.descriptor_dim), how.assignments, cell_rows=how.cell_rows)
-    where = "tasks.algorithms.join_cost(images, descriptor_dim, Cells().assignments, Cells().cell_rows)"
+    images, cell_rows = round(work.images), how.rows_of_a_cell(round(work.images))
+    cost = join_cost(images, round(work.descriptor_dim), how.assignments, cell_rows=cell_rows)
+    where = f"tasks.algorithms.join_cost(images, descriptor_dim, Cells().assignments, cell_rows={cell_rows})"
     found = {"cells": (cost["cells"], f"{where}['cells']")}
     for step in ("fit", "assign", "join"):
         operations = 2 * work.descriptor_dim * cost[f"{step}_products"]
