@@ -14,11 +14,14 @@ from flows.retrieve import Retrieved, retrieve_and_pack
 from storage.errors import StorageError
 from storage.layout import Layout
 from storage.manifest import Manifest
+from tasks.benchmark_links import LinkRecallTooLow
 from tasks.child import ChildFailed
 from tasks.encoders import EncoderUnavailable
 from tasks.filters import FilterUnavailable
+from tasks.leak_test import LeakTestFailed
 from tasks.preflight import check_inputs
 from tasks.publish import Published, publish_run, ui_address
+from tasks.purge_plan import StillHeld
 from tasks.report import funnel, print_funnel
 from tasks.self_dedup import RecallTooLow
 from tasks.stage import PartsFailed
@@ -27,6 +30,7 @@ from tasks.workers import workers
 
 RUN_ERRORS = (
     *(AcquireError, ChildFailed, EncoderUnavailable, FilterUnavailable, PartsFailed, RecallTooLow, StorageError),
+    *(LeakTestFailed, LinkRecallTooLow, StillHeld),
     *(ValueError, OSError),
 )
 """What a run raises on purpose; the message says what, where and what to do."""
@@ -72,7 +76,7 @@ def _print_end(published: Published, retrieved: Retrieved) -> None:
     print_funnel(funnel(published.chain))
     address = ui_address()
     run = f"{address}/v2/runs/flow-run/{published.flow_run_id}" if published.flow_run_id else address
-    look = f"look      {pages.facts['index']}   (neighbours, clusters, borderline pairs)\n" if pages else ""
+    look = f"look      {pages.file('index.html')}   (neighbours, clusters, borderline pairs)\n" if pages else ""
     print(
         f"\ndataset   {dataset.directory}  ({dataset.rows_kept:,} images)\n"
         f"report    {published.report}\n"

@@ -42,6 +42,13 @@ def deduplicate(images: Manifest, config: CurateConfig, layout: Layout, earlier:
     unique = self_dedup(described, graph, config.self_dedup, layout)
     if not config.benchmarks:
         return Deduplicated(described, graph, unique)
+    return leaks_of(described, unique, graph, config, layout)
+
+
+def leaks_of(
+    described: Manifest, unique: Manifest, graph: Manifest, config: CurateConfig, layout: Layout
+) -> Deduplicated:
+    """What is left without copies of the benchmarks, one by one: another benchmark costs itself alone."""
     sets = [collect("collect_benchmarks", [one], config.collect, layout) for one in config.benchmarks]
     references = tuple(describe(one, config.describe, layout, "describe_benchmarks", described) for one in sets)
     rules = config.relative_dedup

@@ -10,6 +10,7 @@ from flows.config import CurateConfig
 from flows.curate_lvd import CuratedRun, curate, publish_curated
 from storage.errors import BadManifest
 from storage.layout import Layout
+from storage.manifest import load_manifest
 from tasks.earlier import load_base
 from tasks.ledger import Entry, append_entries, load_ledger
 from tasks.purge import purge
@@ -46,7 +47,7 @@ def remove_from_lvd(config: CurateConfig, entries: Sequence[Entry]) -> Removed:
     append_entries(layout, entries)
     run = revise_lvd(config)
     with workers(config.workers):
-        plan = purge(layout, list(run.chain.values()), load_ledger(layout))
+        plan = purge(layout, [load_manifest(run.dataset)], load_ledger(layout))
     return Removed(run, plan)
 
 

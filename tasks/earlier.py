@@ -14,11 +14,9 @@ from storage.filesystem import exists, read_bytes
 from storage.layout import Layout
 from storage.manifest import Manifest
 from tasks.config import StageConfig
-from tasks.lineage import load_reference
+from tasks.lineage import BASE, load_reference
 
 LATEST = "latest"
-BASE = "base"
-"""Role of the earlier dataset among the inputs of one that goes on from it."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,8 @@ def earlier_of(dataset: Manifest, layout: Layout) -> Earlier:
     while waiting:
         manifest = waiting.popleft()
         stages.setdefault(manifest.stage, manifest)
-        for role, reference in sorted(manifest.inputs.items()):
+        # Of united generations the last comes first: it is the run's own.
+        for role, reference in sorted(manifest.inputs.items(), reverse=True):
             if role != BASE and reference not in chain:
                 chain[reference] = load_reference(reference, layout)
                 waiting.append(chain[reference])

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from storage.layout import Layout
 from storage.manifest import Manifest, load_manifest
 
+BASE = "base"
+"""Role of the earlier dataset among the inputs of one that goes on from it: another version, which may be gone."""
 _NAMES = {"pack": "dataset", "pretrain": "checkpoint", "evaluate": "scores"}
 _SHAPES = {"pack": ("[(", ")]"), "pretrain": ("{{", "}}"), "evaluate": ("([", "])")}
 
@@ -21,12 +23,15 @@ def load_reference(reference: str, layout: Layout) -> Manifest:
 
 
 def ancestry(manifests: Sequence[Manifest], layout: Layout) -> dict[str, Manifest]:
-    """The manifests and all they were made of, by reference, every input before what uses it."""
+    """The manifests and all they were made of, by reference, every input before what uses it.
+
+    A dataset that another goes on from is no part of it: its samples came through the same stages.
+    """
     found: dict[str, Manifest] = {}
 
     def visit(manifest: Manifest) -> None:
-        for reference in manifest.inputs.values():
-            if reference not in found:
+        for role, reference in manifest.inputs.items():
+            if role != BASE and reference not in found:
                 visit(load_reference(reference, layout))
         found.setdefault(manifest.reference, manifest)
 
@@ -47,8 +52,8 @@ def lineage_diagram(chain: Mapping[str, Manifest], *, ui_url: str | None) -> str
         label = f"{_NAMES.get(manifest.stage, manifest.stage)}<br/>{_counts(manifest)}<br/>{manifest.fingerprint[:8]}"
         lines.append(f'  {names[reference]}{left}"{label}"{right}')
     for reference, manifest in chain.items():
-        for role, source in manifest.inputs.items():
-            lines.append(f"  {names[source]} -->|{role}| {names[reference]}")
+        edges = ((role, source) for role, source in manifest.inputs.items() if role != BASE)
+        lines += [f"  {names[source]} -->|{role}| {names[reference]}" for role, source in edges]
     if ui_url:
         for reference, manifest in chain.items():
             link = f"{ui_url.rstrip('/')}/v2/artifacts/key/{artifact_key(manifest.stage)}"

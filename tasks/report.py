@@ -2,6 +2,7 @@
 
 import html
 import json
+import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,11 +63,22 @@ def write_report(chain: Mapping[str, Manifest], layout: Layout, folder: str) -> 
 
     Reads a few hundred images. Text from the web is escaped; the page loads nothing and runs no script.
     """
-    sections = [_funnel_section(funnel(chain)), *(_stage_section(m, chain, layout) for m in chain.values())]
+    sections = [
+        *_look_links(chain, folder),
+        _funnel_section(funnel(chain)),
+        *(_stage_section(m, chain, layout) for m in chain.values()),
+    ]
     page = _PAGE.format(title=html.escape(f"Curation run in {layout.root}"), body="\n".join(sections))
     path = f"{folder}/report.html"
     write_bytes(path, page.encode())
     return path
+
+
+def _look_links(chain: Mapping[str, Manifest], folder: str) -> list[str]:
+    """Where the run's inspection pages are, seen from its folder."""
+    pages = (manifest.file("index.html") for manifest in chain.values() if manifest.stage == "inspect")
+    links = (html.escape(posixpath.relpath(path, folder), quote=True) for path in pages)
+    return [f"<p><a href='{link}'>Look: neighbours, clusters, borderline pairs</a></p>" for link in links]
 
 
 def _funnel_section(rows: Sequence[FunnelRow]) -> str:
