@@ -101,21 +101,22 @@ def compare(
         programs["faiss_super"] = partial(peer, pruning)
     runs: dict[str, list[Run]] = {name: [] for name in programs}
     fit_kmeans(InMemory(vectors[:5000]), num_clusters=64, seed=0, iterations=2)  # compiles
-    for repeat in range(repeats):
-        for name, function in programs.items():
-            if name == "faiss_super" and repeat:
-                continue  # no target hangs on it: once
-            seconds, worked, centroids = timed(partial(function, repeat))
-            runs[name].append(Run(seconds, worked, mean_cosine(vectors, centroids)))
-            print(f"{num_rows}x{dim}, k={clusters}: {name} {runs[name][-1]}", flush=True)
-        row = {"rows": num_rows, "dim": dim, "clusters": clusters, "iterations": iterations, "threads": threads}
-        yield row | medians(runs)
+    row = {"rows": num_rows, "dim": dim, "clusters": clusters, "iterations": iterations, "threads": threads}
+    # Super-k-means comes last and once: no target hangs on it.
+    order = [(name, repeat) for repeat in range(repeats) for name in ("ours", "faiss")]
+    for name, repeat in order + [(name, 0) for name in programs if name == "faiss_super"]:
+        seconds, worked, centroids = timed(partial(programs[name], repeat))
+        runs[name].append(Run(seconds, worked, mean_cosine(vectors, centroids)))
+        print(f"{num_rows}x{dim}, k={clusters}: {name} {runs[name][-1]}", flush=True)
+        if runs["faiss"]:
+            yield row | medians(runs)
     yield row | medians(runs) | {"profile_us_per_row": profile(vectors, clusters)}
 
 
 def medians(runs: dict[str, list[Run]]) -> dict[str, Any]:
     """Of each program's runs, and their ratios."""
     row: dict[str, Any] = {}
+    runs = {name: done for name, done in runs.items() if done}
     for name, done in runs.items():
         for field, values in zip(Run._fields, zip(*done, strict=True), strict=True):
             row[f"{name}_{field}"] = round(float(np.median(values)), 6 if field == "objective" else 2)

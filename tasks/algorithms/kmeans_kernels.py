@@ -1,10 +1,11 @@
 """The loops below k-means that numpy has no name for, compiled: rounding to int8, scanning products, exact products,
 sums in fixed point. They run without the GIL over slices of rows, one for each thread that torch has."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
+from threading import Barrier
 from typing import Any, NamedTuple
 
 import numba
@@ -26,16 +27,37 @@ _FAST = {"nnan", "nsz", "reassoc", "contract", "arcp"}
 def in_slices(kernel: Callable[..., None], num: int, *arrays: Any) -> None:
     """kernel(first, last, *arrays) over 0..num, cut between the threads."""
     threads = min(torch.get_num_threads(), max(1, num // 64))
-    if threads == 1:
-        kernel(0, num, *arrays)
-        return
     edges = [num * thread // threads for thread in range(threads + 1)]
-    list(_pool(threads).map(lambda edge: kernel(*edge, *arrays), list(pairwise(edges))))
+    each(lambda edge: kernel(*edge, *arrays), list(pairwise(edges)))
+
+
+def each(function: Callable[[Any], None], items: Sequence[Any]) -> None:
+    """function(item) for every item, shared out between as many threads as torch has.
+
+    A thread makes its torch products alone: threads that share one product wait for each other at its end, which costs
+    little on an idle machine and most of the time on a busy one.
+    """
+    threads = min(torch.get_num_threads(), len(items))
+    if threads > 1:
+        list(_pool(torch.get_num_threads()).map(function, items))
+        return
+    for item in items:
+        function(item)
 
 
 @lru_cache(maxsize=4)
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="kmeans")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="kmeans", initializer=_alone)
+    barrier = Barrier(threads)
+    list(pool.map(lambda _: barrier.wait(), range(threads)))  # all of them have begun
+    torch.set_num_threads(threads)  # what the last of them set holds for threads to come, too
+    return pool
+
+
+def _alone() -> None:
+    """One thread of torch in this thread, to stay: its first use would otherwise take over the process's number."""
+    torch.get_num_threads()
+    torch.set_num_threads(1)
 
 
 class Rotation:

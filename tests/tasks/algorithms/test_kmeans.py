@@ -77,6 +77,16 @@ def test_a_gpu_gives_the_same_centroids_as_a_cpu() -> None:
     assert fits[0].centroids.tobytes() == fits[1].centroids.tobytes()
 
 
+def test_threads_do_not_change_a_label_and_are_left_as_they_were() -> None:
+    vectors, near = spiky(5000), Centroids(unit(spiky(900).astype(np.float32)))
+    alone, before = near.nearest(vectors), torch.get_num_threads()
+    for threads in (2, 3):
+        torch.set_num_threads(threads)
+        assert np.array_equal(near.nearest(vectors), alone)
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+
+
 def test_of_equally_near_centroids_the_lowest_wins_however_many_there_are() -> None:
     vectors = clustered(200)
     centroids = np.tile(unit(clustered(3).astype(np.float32)), (400, 1))
