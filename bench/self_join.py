@@ -28,6 +28,7 @@ from bench.clustered_vectors import DIM, clustered_vectors
 from bench.measure import RESULTS, machine, peak_megabytes, save
 from tasks.algorithms.blocks import InMemory
 from tasks.algorithms.join_cost import join_cost
+from tasks.algorithms.quantiser import CELL_ROWS
 from tasks.algorithms.self_join import assign_cells, cross_pairs, first_shared_cell, fit_quantiser, join_cells
 
 THRESHOLD = 0.6
@@ -134,8 +135,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="*", default=[125_000, 250_000, 500_000, 1_000_000])
     parser.add_argument("--peers-at", type=int, nargs="*", default=[200_000, 1_000_000])
-    parser.add_argument("--assignments", type=int, default=5)
-    parser.add_argument("--cell-rows", type=int, default=320)
+    parser.add_argument("--assignments", type=int, default=8)
+    parser.add_argument("--cell-rows", type=int, default=CELL_ROWS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sample", type=int, default=1000, help="rows whose true pairs are found by brute force")
     parser.add_argument("--hnsw-seconds", type=float, default=300.0, help="building HNSW ends here; 0: no HNSW")

@@ -1,8 +1,10 @@
 """A coarse quantiser of two levels: which cells of the sphere a vector lies nearest to.
 
-Groups of cells first, then the cells of the nearest groups only: assigning costs rows * probes * sqrt(cells) products,
-not rows * cells. The number of cells grows with the rows, so that a cell holds about as many rows in a small pool as in
-a large one, and a join inside of the cells grows with the rows.
+Groups of cells first, then the cells of the nearest groups only: assigning costs 18 * rows * sqrt(cells) products, not
+rows * cells. The number of cells grows with the rows, so that a cell holds about as many rows in a large pool as in a
+small one, and joining inside of the cells is linear in the rows. Measured at a million rows of 512 dimensions in
+topics: finer cells find more of the pairs at fewer products (5 of 15,600 cells: 99.3 % at 2,700 products per row; 4 of
+1,950 cells: 97.4 % at 7,400), down to cells of so few rows that assigning costs more than joining.
 
 All products are of 8-bit codes and exact (`join_codes`), so that the cells of a row hang on that row and the quantiser
 alone: not on the block it came in, on threads, or on how a library adds up.
@@ -56,7 +58,7 @@ def fit_quantiser(
     """A quantiser for a pool of `num_rows` vectors, fitted on `vectors` [rows, dim]: the pool, or a sample of it.
 
     Spherical k-means of the groups, then of the cells inside of each group, as many as its share of the rows. Takes at
-    most 32 rows per cell, drawn by `seed`, and 2**21 in all. Cost: 12 * sample * sqrt(cells) products.
+    most 24 rows per cell, drawn by `seed`, and 2**21 in all. Cost: 4.5 * sample * sqrt(cells) products (`join_cost`).
     Memory: 7 * dim bytes per row of the sample (7.5 GB for 2**21 rows of 512), dim bytes per cell.
     Raises ValueError without vectors that have a direction.
     """

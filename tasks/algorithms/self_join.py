@@ -7,7 +7,8 @@ edges too (a cut there would split components by chance).
 Two forms. All rows with all rows: rows**2 / 2 products, exact. By cells of a coarse quantiser (`quantiser`), each row
 in several of them: exact inside of every cell, and recall set by the number of cells a row is in (`join_cost` says
 what it costs). Either way a pair is screened by 8-bit products that lose none (`join_codes`) and decided by its cosine
-in float64, so that the edges are the same whatever the block size, the number of threads and the processor's width.
+in float64, so that the edges are the same whatever the block size and the number of threads. (Another kind of processor
+adds up in another order: a cosine can differ by 1e-16, an edge only where it is that near to the threshold.)
 """
 
 from collections.abc import Callable, Iterator

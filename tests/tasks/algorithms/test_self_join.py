@@ -1,16 +1,13 @@
 """The join finds what brute force finds, whatever the blocks, the tasks over cells, the threads and the device."""
 
-from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from tasks.algorithms import join_device
-from tasks.algorithms.blocks import Concatenated, InMemory, even_blocks
+from tasks.algorithms.blocks import InMemory
 from tasks.algorithms.components import Components
-from tasks.algorithms.join_backend import Gpu, backend_for
 from tasks.algorithms.join_codes import code_limit, encode, integer_products
 from tasks.algorithms.kmeans import fit_kmeans
 from tasks.algorithms.self_join import (
@@ -24,32 +21,7 @@ from tasks.algorithms.self_join import (
     similar_pairs,
     similar_pairs_in_cells,
 )
-
-
-def families(seed: int, num_families: int = 60, size: int = 6, dim: int = 24, noise: float = 0.16) -> np.ndarray:
-    """Unit float16 vectors in families, so that some pairs lie on either side of any threshold."""
-    random = np.random.default_rng(seed)
-    centres = random.normal(size=(num_families, 1, dim))
-    vectors = (centres + noise * np.sqrt(dim) * random.normal(size=(num_families, size, dim)) / 2).reshape(-1, dim)
-    vectors = vectors[random.permutation(len(vectors))]
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-
-
-def brute_force(vectors: np.ndarray, threshold: float) -> dict[tuple[int, int], float]:
-    exact = vectors.astype(np.float64)
-    exact /= np.linalg.norm(exact, axis=1, keepdims=True)
-    cosines = exact @ exact.T
-    return {(i, j): cosines[i, j] for i, j in zip(*np.nonzero(np.triu(cosines > threshold, 1)), strict=True)}
-
-
-def as_dict(blocks: Iterable[Edges]) -> dict[tuple[int, int], float]:
-    found = [
-        ((int(i), int(j)), float(s))
-        for edges in blocks
-        for i, j, s in zip(edges.left, edges.right, edges.similarity, strict=True)
-    ]
-    assert len(dict(found)) == len(found), "a pair came twice"
-    return dict(found)
+from tests.tasks.algorithms.self_join_truth import as_dict, brute_force, families
 
 
 @pytest.mark.parametrize("block_rows", [7, 100, 5000])
@@ -135,15 +107,6 @@ def test_a_threshold_that_is_no_cosine_is_refused(threshold: float) -> None:
         next(similar_pairs(InMemory(families(0)), threshold=threshold))
 
 
-def test_a_row_that_is_not_finite_is_an_error_on_every_device() -> None:
-    vectors = families(0)
-    vectors[17, 3] = np.nan
-    with pytest.raises(ValueError, match="vector 17 of the block is not finite"):
-        next(similar_pairs(InMemory(vectors), threshold=0.6))
-    with pytest.raises(ValueError, match="vector 17 of the block is not finite"):
-        Gpu("cpu").prepare(vectors)
-
-
 def test_pairs_across_two_sets_are_those_of_the_set_of_both() -> None:
     vectors = families(6)
     together = as_dict(similar_pairs(InMemory(vectors), threshold=0.6))
@@ -171,42 +134,6 @@ def test_products_of_codes_are_exact_in_float32_too(dim: int) -> None:
     assert np.array_equal(integer_products(left, right), exact)
     assert np.array_equal(torch.from_numpy(left).float() @ torch.from_numpy(right).float().T, exact)
     assert np.abs(exact).max() <= 2**24
-
-
-def test_the_form_for_a_gpu_finds_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(join_device, "_EXACT_PAIRS", 70)
-    vectors = np.concatenate([families(8, dim=40), np.zeros((3, 40), np.float16)])
-    cells = assign_cells(vectors, families(9, 5, 1, dim=40).astype(np.float32), assignments=2)
-    gpu, cpu = Gpu("cpu", tile_rows=100), backend_for("cpu")
-    for cell, chosen in ((-1, np.arange(len(vectors))), (2, np.flatnonzero((cells == 2).any(axis=1)))):
-        found = [
-            backend.pairs(rows, rows, 0.6, upper=True, cell=cell)
-            for backend in (gpu, cpu)
-            for rows in (backend.subset(backend.prepare(vectors, cells), chosen),)
-        ]
-        one, other = (as_dict([edges]) for edges in found)
-        assert len(one) > 50 if cell < 0 else one
-        assert one == pytest.approx(other, abs=1e-7)
-    left, right = gpu.prepare(vectors[:50]), gpu.prepare(vectors[50:])
-    across = as_dict(cross_pairs(InMemory(vectors[:50]), InMemory(vectors[50:]), threshold=0.002, device="cpu"))
-    assert as_dict([gpu.pairs(left, right, 0.002, upper=False)]).keys() == across.keys()
-
-
-def test_a_device_that_is_not_there_is_an_error_that_says_what_to_take() -> None:
-    with pytest.raises(ValueError, match="take 'auto', 'cpu'"):
-        next(similar_pairs(InMemory(families(0)), threshold=0.6, device="tpu"))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_finds_what_the_processor_finds() -> None:
-    vectors = families(8, 500, dim=512)
-    cells = assign_cells(vectors, vectors[:9].astype(np.float32), assignments=3)
-    one, other = (
-        as_dict(join_cells(vectors, cells, threshold=0.6, first_cell=0, last_cell=9, device=device))
-        for device in ("cuda", "cpu")
-    )
-    assert one == pytest.approx(other, abs=1e-7)
 
 
 def test_the_join_by_cells_finds_true_pairs_only_and_as_many_as_its_measured_recall_says() -> None:
@@ -290,19 +217,3 @@ def test_planted_components_survive_the_join_by_cells() -> None:
     exact, by_cells = ((label[copies] == label[planted]).mean() for label in labels)
     assert exact > 0.95
     assert by_cells > 0.99 * exact
-
-
-def test_even_blocks_do_not_depend_on_the_cuts_of_the_source() -> None:
-    vectors = families(5)
-    parts = Concatenated([InMemory(vectors[:3]), InMemory(vectors[3:100]), InMemory(vectors[100:])])
-    blocks = list(even_blocks(parts, 50))
-    assert [start for start, _ in blocks] == list(range(0, 360, 50))
-    assert all(len(block) == 50 for _, block in blocks[:-1])
-    assert np.array_equal(np.concatenate([block for _, block in blocks]), vectors.astype(np.float32))
-    rows = np.array([359, 2, 3, 99, 100, 0])
-    assert np.array_equal(parts.take(rows), vectors[rows].astype(np.float32))
-
-
-def test_sources_of_different_dimensions_are_not_joined() -> None:
-    with pytest.raises(ValueError, match="one dimension"):
-        Concatenated([InMemory(np.zeros((2, 3))), InMemory(np.zeros((2, 4)))])
