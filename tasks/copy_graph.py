@@ -11,23 +11,13 @@ from storage.layout import Layout
 from storage.manifest import Manifest
 from tasks.edge_files import read_edges
 from tasks.graph_base import Base, Known, find_known, known_pairs
+from tasks.graph_config import Auto, Cells, CopyGraph, Exact, Faiss, resolve
 from tasks.graph_edges import ThresholdTooLow, edge_paths, graph_edges
 from tasks.graph_limit import Ranges, limit_pairs
-from tasks.graph_methods import (
-    Auto,
-    Cells,
-    CopyGraph,
-    Exact,
-    Faiss,
-    Found,
-    Run,
-    find_pairs,
-    judge_graph,
-    resolve,
-)
+from tasks.graph_methods import Found, Run, find_pairs, judge_graph
 from tasks.graph_recall import RecallTooLow
 from tasks.graph_rows import PoolFiles
-from tasks.graph_scratch import sweep
+from tasks.graph_scratch import Files, sweep
 from tasks.pool import NoImages
 from tasks.progress import run_logger
 from tasks.stage import Stage, stage_task
@@ -106,7 +96,7 @@ def _known(run: Run) -> Known | None:
     return known
 
 
-def _taken_over(run: Run) -> Any:
+def _taken_over(run: Run) -> Files:
     if run.base is None or run.known is None:
         raise ValueError("pairs are taken over from an earlier graph only")
     return known_pairs(run.stage, run.base, run.known, ranges=run.ranges, threshold=run.config.threshold)
