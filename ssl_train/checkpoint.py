@@ -6,14 +6,17 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import safetensors.torch
+import torch.distributed as dist
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -21,10 +24,10 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from torch.optim import Optimizer
 
-from ssl_train.distributed import World, barrier
+from ssl_train.distributed import COLLECTIVE_TIMEOUT, World, barrier
 from ssl_train.errors import CheckpointError
 from ssl_train.methods import Networks
 from ssl_train.models import Model
@@ -33,6 +36,7 @@ from storage.filesystem import write_bytes
 
 FACTS = "run.json"
 """Written last into a checkpoint's folder: the settings of the run that made it."""
+TEMPORARY = ".tmp"
 _NAME = re.compile(r"step-(\d{9})")
 
 
@@ -46,6 +50,11 @@ class Checkpointing:
     """Steps between checkpoints; the last step always has one."""
     keep_last: Annotated[int, Field(ge=1)] = 3
     """Checkpoints that are kept; older ones are deleted."""
+    keep_every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Checkpoints at multiples of so many steps are never deleted; null keeps no such milestones."""
+    asynchronous: bool | None = None
+    """Copy the state to host memory and write it while training goes on; null does so on CUDA alone. It takes a copy
+    of this process's part of the state in host memory."""
     export_every_steps: Annotated[int, Field(ge=1)] = 12_500
     """Steps between exports of the teacher; the last step always has one."""
 
@@ -61,6 +70,14 @@ class Checkpoints:
     def __init__(self, output_dir: str, config: Checkpointing, *, facts: Mapping[str, Any], world: World) -> None:
         self._directory = Path(output_dir) / "checkpoints"
         self._config, self._facts, self._world = config, dict(facts), world
+        on_cuda = world.device.type == "cuda"
+        self._asynchronous = on_cuda if config.asynchronous is None else config.asynchronous
+        # The writers of all processes talk among themselves; in the training's own group their words would mix.
+        talks = self._asynchronous and dist.is_initialized()
+        self._group = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT) if talks else None
+        self._writing: _Writing | None = None
+        if self._asynchronous:
+            _hush()  # for the writer's thread too
 
     def newest(self) -> int | None:
         """Finished steps of the newest whole checkpoint, None when there is none."""
@@ -79,27 +96,78 @@ class Checkpoints:
             set_state_dict(networks, optimizer, model_state_dict=state["networks"], optim_state_dict=state["optimizer"])
 
     def save(self, step: int, networks: Networks, optimizer: Optimizer) -> None:
-        """Write a checkpoint beside its place, rename it when every process has written, and prune old ones."""
-        place = self.path(step)
-        temporary = place.with_name(f"{place.name}.tmp")
+        """Write a checkpoint beside its place, rename it when every process has written, and prune old ones.
+
+        Asynchronous: returns when the state is copied; `settle` renames it. One is written at a time.
+        """
+        self.settle(wait=True)
+        temporary = self._temporary(step)
         if self._world.is_main:
-            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed here
             self._directory.mkdir(parents=True, exist_ok=True)
+            for left in self._directory.glob(f"*{TEMPORARY}"):
+                shutil.rmtree(left)  # of a run that was killed here
         barrier()
+        state = _state(networks, optimizer)
         with _quiet():
-            save(_state(networks, optimizer), checkpoint_id=temporary)
+            if self._asynchronous:
+                written = async_save(state, checkpoint_id=temporary, process_group=self._group)
+                self._writing = _Writing(step, cast("Future[Any]", written))
+                return
+            save(state, checkpoint_id=temporary)
         barrier()
-        if self._world.is_main:
-            (temporary / FACTS).write_text(json.dumps(self._facts, indent=1))
-            shutil.rmtree(place, ignore_errors=True)
-            temporary.rename(place)
-            for old in sorted(self._whole())[: -self._config.keep_last]:
-                shutil.rmtree(self.path(old))
+        self._publish(step)
         barrier()
+
+    def settle(self, *, wait: bool = False) -> None:
+        """Give a checkpoint its place once its writers have finished; with `wait`, wait for them and one another.
+
+        Without `wait` it costs a look at a flag, and no process speaks to another: that of the main process is set
+        when all have written. Raises CheckpointError when the writer of any process failed.
+        """
+        if self._writing is not None and (wait or self._writing.written.done()):
+            (step, written), self._writing = self._writing, None
+            try:
+                written.result()
+            except (CheckpointException, OSError, RuntimeError) as error:
+                raise self._unwritten(step, error) from error
+            self._publish(step)
+        if wait:
+            barrier()  # nobody looks for it before it is there
 
     def is_due(self, step: int) -> bool:
         """Whether the config wants a checkpoint after `step` finished steps."""
         return step % self._config.every_steps == 0
+
+    def _publish(self, step: int) -> None:
+        """Rename what is written whole, then delete what need not be kept: in this order one is always there."""
+        if not self._world.is_main:
+            return
+        place, temporary = self.path(step), self._temporary(step)
+        (temporary / FACTS).write_text(json.dumps(self._facts, indent=1))
+        if (place / FACTS).exists():
+            shutil.rmtree(temporary)  # the same step of the same run: what is whole is left alone
+        else:
+            shutil.rmtree(place, ignore_errors=True)
+            temporary.rename(place)
+        for old in self._expendable():
+            shutil.rmtree(self.path(old))
+
+    def _expendable(self) -> list[int]:
+        """Steps of the whole checkpoints that are neither among the last ones nor milestones."""
+        milestone = self._config.keep_every_steps
+        older = sorted(self._whole())[: -self._config.keep_last]
+        return [step for step in older if milestone is None or step % milestone]
+
+    def _temporary(self, step: int) -> Path:
+        return self._directory / f"step-{step:09d}{TEMPORARY}"
+
+    def _unwritten(self, step: int, error: BaseException) -> CheckpointError:
+        newest = self.newest()
+        good = "there is none yet" if newest is None else f"the newest whole one is {self.path(newest)}"
+        return CheckpointError(
+            f"the checkpoint after step {step} could not be written to {self._directory}: {error}. Look for room and "
+            f"rights there and run again; {good}."
+        )
 
     def _whole(self) -> list[int]:
         names = [path.name for path in self._directory.glob("step-*") if (path / FACTS).exists()]
@@ -167,9 +235,20 @@ def _state(networks: Networks, optimizer: Optimizer) -> dict[str, Any]:
     return {"networks": network_state, "optimizer": optimizer_state}
 
 
+class _Writing(NamedTuple):
+    """A checkpoint that this process's thread is writing."""
+
+    step: int
+    written: "Future[Any]"
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without torch's remarks on a process that is alone, which is no mistake here."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*no_dist.*|.*torch.distributed.*(unavailable|not).*initialized.*")
+        _hush()
         yield
+
+
+def _hush() -> None:
+    warnings.filterwarnings("ignore", message=".*no_dist.*|.*torch.distributed.*(unavailable|not).*initialized.*")

@@ -130,6 +130,10 @@ def check_config(config: TrainConfig, world_size: int) -> None:
         "method.masks = none asks the student about patches that it sees; that is for method.distil_from (name the "
         "files of the larger model's run: method.distil_from.backbone.path and heads.path)": not method.masks.hides
         and method.distil_from is None,
+        f"metrics.knn.pixels must be a whole number of model.patch_size = {patch}": config.metrics.knn is not None
+        and (config.metrics.knn.pixels or patch) % patch != 0,
+        "metrics.knn: give either folder or shards, not both or none": config.metrics.knn is not None
+        and bool(config.metrics.knn.shards) == (config.metrics.knn.folder is not None),
         "method.masks needs model.mask_token = true": method.masks.hides and not config.model.mask_token,
     }
     broken = [message for message, is_broken in rules.items() if is_broken]

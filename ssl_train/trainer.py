@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ssl_train.checkpoint import Checkpoints, export_teacher
 from ssl_train.config import TrainConfig, check_config, dump_config, plain_values
@@ -19,8 +20,11 @@ from ssl_train.data.loader import Batches, build_loader
 from ssl_train.data.order import mixed
 from ssl_train.distributed import Means, World
 from ssl_train.errors import NonFiniteLossError
+from ssl_train.evaluate.probe import knn_top1
+from ssl_train.flops import ideal_image_seconds
 from ssl_train.methods import Losses, Networks
-from ssl_train.metrics import MetricsLog
+from ssl_train.metrics import MetricsLog, Silence
+from ssl_train.monitors import feature_rank, part_gradient_norms
 from ssl_train.optim import LossScale, build_optimizer, clip_gradients, step_if_finite
 from ssl_train.parallel import compute_in, speed_up
 from ssl_train.start import begin_with
@@ -58,6 +62,7 @@ class Trainer:
             world=world,
         )
         self.checkpoints = Checkpoints(config.output_dir, config.checkpoint, facts=identity(config), world=world)
+        self.labelled = None if config.metrics.knn is None else config.metrics.knn.open()
         self.stop = threading.Event()
         self._skipped = self._skipped_in_a_row = self._undecodable = 0
 
@@ -71,8 +76,9 @@ class Trainer:
             before: Report | None = None
             for step, batch, waited in timed(self.loader.from_(start)):
                 tidy(step)
+                self.checkpoints.settle()
                 self.schedules.apply(self.optimizer, step)
-                report = Report(step, batch, self._step(batch, step), self._scheduled(step), waited)
+                report = Report(step, batch, self._step(batch, step), self._told(step, metrics), waited)
                 stop = self._read(before, metrics) if before else False
                 before = report
                 if stop or self._saves(step + 1):
@@ -105,10 +111,13 @@ class Trainer:
         (losses.total if scale is None else losses.total * scale.scale).backward()  # type: ignore[no-untyped-call]
         if scale is not None:
             scale.unscale(student.parameters())
+        watched = self._watch(losses, step)
         norms = {f"grad_norm_{name}": norm for name, norm in clip_gradients(student, self.config.optim.max_grad_norm)}
         signals = {STOP: float(self.stop.is_set()), UNDECODABLE: float(batch.num_undecodable)}
         means = Means(
-            {"loss": losses.total, **norms}, {**losses.terms, **losses.monitors, **signals}, self.world.device
+            {"loss": losses.total, **norms},
+            {**losses.terms, **losses.monitors, **watched, **signals},
+            self.world.device,
         )
         finite = means.finite
         step_if_finite(self.optimizer, finite)
@@ -116,6 +125,13 @@ class Trainer:
         if scale is not None:
             scale.update(finite)
         return means
+
+    def _watch(self, losses: Losses, step: int) -> dict[str, Tensor]:
+        """What is measured only for steps that have a line in the metrics, of gradients as they are before clipping."""
+        if not self.config.metrics.is_due(step + 1, self.config.num_steps):
+            return {}
+        rank = {} if losses.features is None else {"feature_rank": feature_rank(losses.features)}
+        return {**rank, **part_gradient_norms(self.networks.student)}
 
     def _read(self, report: "Report", metrics: "MetricsLog | Silence") -> bool:
         """Wait for a step's numbers, count and tell them; True when any process was asked to stop."""
@@ -140,6 +156,7 @@ class Trainer:
             print(f"step {step + 1} skipped: {_not_finite(numbers)}; {keys}", file=sys.stderr)
 
     def _too_many_skipped(self, step: int, numbers: Mapping[str, float]) -> NonFiniteLossError:
+        self.checkpoints.settle(wait=True)
         newest = self.checkpoints.newest()
         good = "there is no checkpoint yet" if newest is None else f"the last one is {self.checkpoints.path(newest)}"
         return NonFiniteLossError(
@@ -148,12 +165,23 @@ class Trainer:
             "optim.warmup_steps, or look at the images named above."
         )
 
-    def _scheduled(self, step: int) -> dict[str, float]:
+    def _told(self, step: int, metrics: "MetricsLog | Silence") -> dict[str, float]:
+        """What a step's line says besides what the step gave: the schedules, and the accuracy after it where due."""
         return {
             "lr": self.schedules.lr(step),
             "weight_decay": self.schedules.weight_decay(step),
             **self.networks.scheduled(step),
+            **self._accuracy(step + 1, metrics),
         }
+
+    def _accuracy(self, step: int, metrics: "MetricsLog | Silence") -> dict[str, float]:
+        knn = self.config.metrics.knn
+        if knn is None or self.labelled is None or not knn.is_due(step):
+            return {}
+        with compute_in(self.config.precision, self.world):
+            top1, broken = knn_top1(self.networks.teacher_backbone, self.labelled, knn, self.world)
+        metrics.say(f"step {step}: k-NN top-1 {top1:.2f} %" + (f", {broken} images undecodable" if broken else ""))
+        return {"knn_top1": top1}
 
     def _saves(self, step: int) -> bool:
         is_last = step == self.config.num_steps
@@ -162,6 +190,8 @@ class Trainer:
     def _save(self, step: int, stopping: bool) -> None:
         if self.checkpoints.is_due(step) or stopping or step == self.config.num_steps:
             self.checkpoints.save(step, self.networks, self.optimizer)
+        if stopping or step == self.config.num_steps:
+            self.checkpoints.settle(wait=True)
         if step % self.config.checkpoint.export_every_steps == 0 and step < self.config.num_steps:
             self._export(f"exports/teacher-{step:09d}.safetensors", step)
 
@@ -181,6 +211,7 @@ class Trainer:
             num_steps=config.num_steps,
             start=start,
             batch_images=config.data.batch_images,
+            ideal_image_seconds=ideal_image_seconds(config, self.networks, self.world),
         )
         (Path(config.output_dir) / "run.yaml").write_text(dump_config(config))
         log.say(
@@ -200,16 +231,6 @@ class Report(NamedTuple):
     means: Means
     scheduled: Mapping[str, float]
     waited_seconds: float
-
-
-class Silence:
-    """The metrics of a process that does not report."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
 
 
 @contextmanager

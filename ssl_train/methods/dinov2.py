@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from ssl_train.data.masking import BlockMasks, Masks
 from ssl_train.losses.centering import Kind, build_centering
 from ssl_train.losses.koleo import koleo_loss
 from ssl_train.methods.frozen_teacher import FrozenTeacher
-from ssl_train.models import Model, Tokens
+from ssl_train.models import Backbone, Model, Tokens
 from ssl_train.models.heads import DinoHead
 from ssl_train.ops.prototype_loss import Projected, PrototypeLoss, Targets, prototype_loss
 from ssl_train.parallel import local_shards
@@ -80,6 +80,8 @@ class Losses:
     total: Float[Tensor, ""]
     terms: Mapping[str, Float[Tensor, ""]]
     monitors: Mapping[str, Float[Tensor, ""]]
+    features: Float[Tensor, "rows dim"] | None = None
+    """The student's class tokens of this process's global crops, to be looked at: their rank tells of collapse."""
 
 
 class Heads(NamedTuple):
@@ -120,6 +122,11 @@ class DinoV2Networks(nn.Module):
         """The networks whose word the student learns to give: a frozen teacher's, or its own average's."""
         return self.frozen[0] if self.frozen else self.teacher
 
+    @property
+    def teacher_backbone(self) -> Backbone:
+        """The backbone whose weights are the result."""
+        return cast(Backbone, self.teacher["backbone"])
+
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         for networks in self.frozen:
             networks._apply(fn, recurse)  # they go along to other devices
@@ -155,7 +162,7 @@ class DinoV2Networks(nn.Module):
             spread = [koleo_loss(view, group_images=config.group_images) for view in views.cls.chunk(NUM_VIEWS)]
             koleo = config.koleo_weight * torch.stack(spread).sum()
             terms["koleo"], total = koleo.detach(), total + koleo
-        return Losses(total, terms, _monitor(dino))
+        return Losses(total, terms, _monitor(dino, config.dino_weight), views.cls.detach())
 
     @torch.no_grad()
     def after_step(self, step: int, *, finite: Tensor | bool = True) -> None:
@@ -221,14 +228,19 @@ def _masked_patches(views: Tokens, batch: Batch) -> Float[Tensor, "masked dim"]:
 
 
 @torch.no_grad()
-def _monitor(dino: PrototypeLoss) -> dict[str, Float[Tensor, ""]]:
+def _monitor(dino: PrototypeLoss, weight: float) -> dict[str, Float[Tensor, ""]]:
     """Entropies in nats of a target, and of their mean: both near 0 is collapse, both near log(prototypes) too.
 
     A mean target's exponential is how many prototypes are in use: its share of all of them is `prototypes_used`.
+    KL(teacher || student), in nats, is the mean cross-entropy of a pair less the mean entropy of a target: every view
+    is in equally many pairs.
     """
     marginal = torch.special.entr(dino.marginal).sum()
-    return {
+    monitors = {
         "teacher_entropy": dino.target_entropy,
         "teacher_marginal_entropy": marginal,
         "prototypes_used": marginal.exp() / len(dino.marginal),
     }
+    if weight:
+        monitors["teacher_student_kl"] = dino.by_crop.sum() / weight - dino.target_entropy
+    return monitors

@@ -18,7 +18,8 @@ from ssl_train.trainer import Trainer
 
 Configure = Callable[..., TrainConfig]
 ALONE = World(0, 1, torch.device("cpu"))
-CLOCKS = {"step_seconds", "images_per_second", "eta_seconds", "loader_wait_seconds"}
+CLOCKS = {"step_seconds", "images_per_second", "eta_seconds", "loader_wait_seconds", "loader_wait_share"}
+CLOCKS |= {"memory_bytes", "mfu"}  # of this process, not of the training
 
 
 class Killed(Exception):

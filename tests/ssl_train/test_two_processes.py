@@ -52,11 +52,19 @@ def test_targets_do_not_depend_on_how_rows_are_spread(one_and_two: Both) -> None
         assert_close(shared[name], alone[name])
 
 
-def test_a_checkpoint_of_two_processes_is_read_by_one(one_and_two: Both) -> None:
+def test_two_processes_find_the_accuracy_that_one_finds(one_and_two: Both) -> None:
+    alone, shared, _ = one_and_two
+    assert shared["knn broken"] == alone["knn broken"] == 1
+    assert_close(shared["knn top1"], alone["knn top1"])
+    assert alone["knn top1"] > 0
+
+
+@pytest.mark.parametrize("place", [".", "async"])
+def test_a_checkpoint_of_two_processes_is_read_by_one(one_and_two: Both, place: str) -> None:
     _, shared, folder = one_and_two
     scenario, (method, _) = list(two_processes.SCENARIOS.items())[-1]
     networks, optimizer = two_processes.built(method, ALONE)
-    checkpoints = Checkpoints(str(folder), Checkpointing(), facts={}, world=ALONE)
+    checkpoints = Checkpoints(str(folder / place), Checkpointing(), facts={}, world=ALONE)
     assert checkpoints.newest() == 2
     checkpoints.load(2, networks, optimizer)
     for name, parameter in networks.teacher.named_parameters():

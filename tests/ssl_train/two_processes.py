@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -14,13 +15,16 @@ from torch.distributed.tensor import DTensor
 from ssl_train.checkpoint import Checkpointing, Checkpoints, export_teacher
 from ssl_train.data.collate import Batch
 from ssl_train.distributed import World, join_world, mean_over_ranks
+from ssl_train.evaluate.probe import KnnProbe, knn_top1
 from ssl_train.losses.centering import SoftmaxCentering, sinkhorn_knopp
 from ssl_train.methods import DinoV2, DinoV2Networks
 from ssl_train.models import Vit
 from ssl_train.models.heads import DinoHead
+from ssl_train.monitors import feature_rank, part_gradient_norms
 from ssl_train.ops.prototype_loss import Projected, sinkhorn_targets
 from ssl_train.optim import Optim, build_optimizer, clip_gradients
-from ssl_train.parallel import Speedups, speed_up
+from ssl_train.parallel import Speedups, local_shards, speed_up
+from storage.images import encode_jpeg
 
 IMAGES, PATCHES, NUM_LOCAL = 8, 16, 3
 # Large layer scales: with the usual 1e-5 the class tokens of a fresh network are nearly equal, and the gradient of
@@ -92,6 +96,9 @@ def train_two_steps(
         for name, parameter in networks.student.named_parameters():
             assert parameter.grad is not None, name
             yield f"step {step} gradient {name}", whole(parameter.grad)
+        assert losses.features is not None
+        yield f"step {step} feature rank", feature_rank(losses.features)
+        yield from ((f"step {step} part {name}", norm) for name, norm in part_gradient_norms(networks.student).items())
         yield from ((f"step {step} norm {name}", norm.detach()) for name, norm in clip_gradients(networks.student, 0.5))
         optimizer.step()
         optimizer.zero_grad()
@@ -112,6 +119,35 @@ def targets_of_uneven_rows(world: World) -> Iterator[tuple[str, Tensor]]:
     yield "centre", centering.center
 
 
+def accuracy(networks: DinoV2Networks, folder: Path, world: World) -> Iterator[tuple[str, Tensor]]:
+    """The teacher's k-NN accuracy on 13 pictures of three brightnesses, one of them broken."""
+    own = folder / f"pictures-of-{world.rank}"
+    for number in range(13):
+        path = own / "abc"[number % 3] / f"{number:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        random = np.random.default_rng(number)
+        picture = np.clip(random.normal(60 + 60 * (number % 3), 50, (40, 40, 3)), 0, 255).astype(np.uint8)
+        path.write_bytes(encode_jpeg(picture, quality=90) if number != 4 else b"no picture")
+    probe = KnnProbe(folder=str(own), k=3, batch_images=2)
+    top1, broken = knn_top1(networks.teacher_backbone, probe.open(), probe, world)
+    yield from (("knn top1", torch.tensor(top1)), ("knn broken", torch.tensor(broken)))
+
+
+def save(folder: Path, world: World, networks: DinoV2Networks, optimizer: torch.optim.Optimizer) -> None:
+    """The same state written while everybody waits, and written while the weights change already."""
+    Checkpoints(str(folder), Checkpointing(), facts={}, world=world).save(2, networks, optimizer)
+    behind = Checkpoints(str(folder / "async"), Checkpointing(asynchronous=True), facts={}, world=world)
+    behind.save(2, networks, optimizer)
+    before = {name: whole(parameter) for name, parameter in networks.student.named_parameters()}
+    with torch.no_grad():
+        torch._foreach_mul_(local_shards(networks.student.parameters()), 0.0)
+        behind.settle(wait=True)
+        assert behind.newest() == 2
+    behind.load(2, networks, optimizer)
+    for name, parameter in networks.student.named_parameters():
+        assert torch.equal(whole(parameter), before[name]), name
+
+
 def everything(world: World, folder: Path) -> dict[str, Tensor]:
     """All numbers to compare; the last scenario is also saved and exported under `folder`."""
     numbers = dict(targets_of_uneven_rows(world))
@@ -119,7 +155,8 @@ def everything(world: World, folder: Path) -> dict[str, Tensor]:
         networks, optimizer = built(method, world)
         steps = train_two_steps(networks, optimizer, batch_of(masked_images, world))
         numbers |= {f"{name}: {key}": value for key, value in steps}
-    Checkpoints(str(folder), Checkpointing(), facts={}, world=world).save(2, networks, optimizer)
+    save(folder, world, networks, optimizer)
+    numbers |= dict(accuracy(networks, folder, world))
     export_teacher(str(folder / "teacher.safetensors"), networks, model=MODEL, step=2, seed=0, world=world)
     return numbers
 
