@@ -116,8 +116,8 @@ def check_config(config: TrainConfig, world_size: int) -> None:
     rules = {
         "output_dir is empty: give the folder in which the run shall live": not config.output_dir,
         f"output_dir = {config.output_dir} must be a local or mounted folder": is_url(config.output_dir),
-        "give either data.shards (tars) or data.folder (images), not both or none": bool(data.shards)
-        == (data.folder is not None),
+        "give one of data.shards (tars), data.folder (images) and data.parquet, "
+        f"not {' and '.join(data.sources) or 'none'}": len(data.sources) != 1,
         f"data.batch_images = {data.batch_images} cannot be shared equally by {world_size} processes": data.batch_images
         % world_size
         != 0,

@@ -73,17 +73,44 @@ def open_read(path: str) -> IO[bytes]:
 
 
 def read_bytes(path: str, offset: int | None = None, length: int | None = None) -> bytes:
-    """The whole file, or `length` bytes from `offset`. Raises UnreachableStorage; a short range is an error too."""
-    with open_read(path) as file:
-        if offset:
-            file.seek(offset)
-        data = file.read(-1 if length is None else length)
+    """The whole file, or `length` bytes from `offset`. Raises UnreachableStorage; a short range is an error too.
+
+    Of a remote file exactly the range is fetched, by one request: an opened one would read MiBs ahead.
+    """
+    if is_url(path) and length is not None:
+        data = _read_remote_range(path, offset or 0, length)
+    else:
+        with open_read(path) as file:
+            if offset:
+                file.seek(offset)
+            data = file.read(-1 if length is None else length)
     if length is not None and len(data) != length:
         raise UnreachableStorage(
             f"{path} ends early: {length} bytes wanted at {offset or 0}, {len(data)} there. "
             "The file was cut or replaced; delete the stage's folder and run again."
         )
     return data
+
+
+def _read_remote_range(path: str, offset: int, length: int) -> bytes:
+    filesystem, inner = _filesystem(path)
+    try:
+        data: bytes = filesystem.cat_file(inner, start=offset, end=offset + length)
+    except OSError as error:
+        raise _unreachable(path, error) from error
+    return data
+
+
+def change_mark(path: str) -> str:
+    """A text that is another one when the file at `path` was written anew (size and time, or what a store tells).
+
+    Raises UnreachableStorage when there is none.
+    """
+    filesystem, inner = _filesystem(path)
+    try:
+        return str(filesystem.ukey(inner))
+    except OSError as error:
+        raise _unreachable(path, error) from error
 
 
 @contextmanager

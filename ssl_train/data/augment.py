@@ -1,36 +1,27 @@
-"""Multi-crop augmentation as DINOv2 trains with it."""
+"""Multi-crop augmentation as DINOv2 trains with it: which boxes are cut, and the chances of each change of colour."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import UInt8
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from ssl_train.data.collate import Crops
-from ssl_train.data.pixels import (
-    Jitter,
-    crop_and_resize,
-    gaussian_blur,
-    normalise,
-    random_box,
-    solarize,
-    to_gray,
-    to_unit,
-)
+from ssl_train.data.colours import DRAWS, Draws, coloured, draw
+from ssl_train.data.pixels import Box, crop_and_resize, random_box
 
 Share = Annotated[float, Field(ge=0, le=1)]
-FLIP = 0.5
-JITTER = 0.8
-GRAY = 0.2
 SOLARIZE = 0.2
-BLUR_SIGMA = (0.1, 2.0)
 # Chance of a blur on the first global crop, the second, and the local ones. The papers state the first row; the
 # released code of DINOv2 and DINOv3 applies its complement, and the released weights were trained so (dinov3 issue
 # 286: the maintainers' word).
 BLUR = {"paper": (1.0, 0.1, 0.5), "released": (0.0, 0.9, 0.5)}
+NUM_GLOBAL = 2
+REDUCTIONS = (8, 4, 2)
+"""By how much a JPEG may be decoded smaller, the most first; libjpeg is fast at these."""
 
 
 @dataclass(frozen=True)
@@ -52,22 +43,32 @@ class MultiCrop:
     blur: Literal["released", "paper"] = "released"
     """Chances of a blur: `released` (0, 0.9, 0.5 on global 1, global 2, local) as the published weights were trained,
     `paper` (1, 0.1, 0.5) as the papers state."""
+    device: Literal["host", "device"] = "host"
+    """Where colours change, by the same draws: `host`, in the loader's processes, or `device`, in batches where the
+    networks are, which leaves the host to decode, cut and resize."""
 
-    def crops(self, image: NDArray[np.uint8], rng: np.random.Generator) -> Crops:
-        """The crops of an RGB image [height, width, 3]; all chance comes from `rng`."""
-        first, second, local = self.views()
-        return Crops(
-            [view.crop(image, rng) for view in (first, second)],
-            [local.crop(image, rng) for _ in range(self.num_local)],
-        )
+    def plan(self, height: int, width: int, rng: np.random.Generator) -> "Plan":
+        """Which boxes of an image of this size in pixels become crops, and how; all chance comes from `rng`."""
+        views = self.views()
+        boxes = [random_box(height, width, view.scale, rng) for view in views]
+        rows = [draw(rng, blur=view.blur, solarize=view.solarize) for view in views]
+        return Plan(tuple(boxes), tuple(view.pixels for view in views), np.array(rows, DRAWS))
 
-    def views(self) -> tuple["View", "View", "View"]:
-        """How the first global, the second global and the local crops are made."""
-        blurs = BLUR[self.blur]
+    def crops(self, image: NDArray[np.uint8], plan: "Plan") -> Crops:
+        """The crops of an RGB image [height, width, 3] by its plan: finished, or cut only if a device finishes them."""
+        cuts = plan.cut(image)
+        if self.device == "device":
+            return Crops(cuts[:NUM_GLOBAL], cuts[NUM_GLOBAL:], plan.draws)
+        finished = [coloured(cut, row) for cut, row in zip(cuts, plan.draws, strict=True)]
+        return Crops(finished[:NUM_GLOBAL], finished[NUM_GLOBAL:])
+
+    def views(self) -> tuple["View", ...]:
+        """How every crop of an image is made: the two global ones, then the local ones."""
+        first, second, local = BLUR[self.blur]
         return (
-            View(self.global_pixels, self.global_scale, blur=blurs[0], solarize=0.0),
-            View(self.global_pixels, self.global_scale, blur=blurs[1], solarize=SOLARIZE),
-            View(self.local_pixels, self.local_scale, blur=blurs[2], solarize=0.0),
+            View(self.global_pixels, self.global_scale, blur=first, solarize=0.0),
+            View(self.global_pixels, self.global_scale, blur=second, solarize=SOLARIZE),
+            *[View(self.local_pixels, self.local_scale, blur=local, solarize=0.0)] * self.num_local,
         )
 
 
@@ -79,18 +80,41 @@ class View(NamedTuple):
     blur: float
     solarize: float
 
-    def crop(self, image: NDArray[np.uint8], rng: np.random.Generator) -> Float[Tensor, "3 side side"]:
-        """A random crop, flipped, its colours changed, blurred, solarised and normalised, each by its chance."""
-        box = random_box(image.shape[0], image.shape[1], self.scale, rng)
-        pixels = to_unit(crop_and_resize(image, box, self.pixels))
-        if rng.random() < FLIP:
-            pixels = pixels.flip(-1)
-        if rng.random() < JITTER:
-            pixels = Jitter().apply(pixels, rng)
-        if rng.random() < GRAY:
-            pixels = to_gray(pixels)
-        if rng.random() < self.blur:
-            pixels = gaussian_blur(pixels, rng.uniform(*BLUR_SIGMA))
-        if rng.random() < self.solarize:
-            pixels = solarize(pixels)
-        return normalise(pixels)
+
+class Plan(NamedTuple):
+    """All chance of one image's crops."""
+
+    boxes: tuple[Box, ...]
+    pixels: tuple[int, ...]
+    """Side of each crop."""
+    draws: Draws
+    """What happens to the colours of each."""
+
+    def reduction(self) -> int:
+        """By how much the image may be decoded smaller: every box keeps at least the pixels of its crop's side."""
+        least = min(min(box.height, box.width) / side for box, side in zip(self.boxes, self.pixels, strict=True))
+        return next((factor for factor in REDUCTIONS if least >= factor), 1)
+
+    def on_grid(self, factor: int, height: int, width: int) -> "Plan":
+        """The plan with its boxes' edges moved, by factor / 2 pixels at most, to where pixels decoded smaller meet."""
+        return self._replace(boxes=tuple(_on_grid(box, factor, height, width) for box in self.boxes))
+
+    def reduced(self, factor: int) -> "Plan":
+        """A plan on the grid for the image decoded `factor` times smaller."""
+        return self._replace(
+            boxes=tuple(
+                Box(box.top // factor, box.left // factor, -(-box.height // factor), -(-box.width // factor))
+                for box in self.boxes
+            )
+        )
+
+    def cut(self, image: NDArray[np.uint8]) -> list[UInt8[Tensor, "3 side side"]]:
+        """Each box of the image, resized to its crop's side."""
+        return [crop_and_resize(image, box, side) for box, side in zip(self.boxes, self.pixels, strict=True)]
+
+
+def _on_grid(box: Box, factor: int, height: int, width: int) -> Box:
+    top, left = round(box.top / factor) * factor, round(box.left / factor) * factor
+    bottom = min(round((box.top + box.height) / factor) * factor, height)
+    right = min(round((box.left + box.width) / factor) * factor, width)
+    return Box(top, left, bottom - top, right - left)

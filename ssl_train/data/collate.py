@@ -1,21 +1,24 @@
 """A batch of multi-crop training: crops stacked crop by crop, and where patches are masked."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_train.data.colours import Draws, coloured_batch
+
 
 class Crops(NamedTuple):
-    """The crops of one image."""
+    """The crops of one image: finished, or bytes and what is to be done with their colours, crop by crop."""
 
-    global_crops: Sequence[Float[Tensor, "3 side side"]]
-    local_crops: Sequence[Float[Tensor, "3 small small"]]
+    global_crops: Sequence[Float[Tensor, "3 side side"] | UInt8[Tensor, "3 side side"]]
+    local_crops: Sequence[Float[Tensor, "3 small small"] | UInt8[Tensor, "3 small small"]]
+    draws: Draws | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Batch:
     """For every one of them, 1 / (how many its crop has)."""
     num_undecodable: int = 0
     """Images that could not be decoded and were replaced by the next."""
+    global_draws: Draws | None = None
+    """What is still to be done with the global crops, which are bytes then; None when they are finished."""
+    local_draws: Draws | None = None
+    """The same of the local crops."""
 
     @property
     def num_images(self) -> int:
@@ -46,6 +53,22 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory; torch's DataLoader calls this by name."""
         return self._with_tensors(Tensor.pin_memory)
+
+    def finished(self) -> "Batch":
+        """The batch with its colours changed, where it lies."""
+        if self.global_draws is None or self.local_draws is None:
+            return self
+        return replace(
+            self,
+            global_crops=coloured_batch(self.global_crops, self.global_draws),
+            local_crops=coloured_batch(self.local_crops, self.local_draws),
+            global_draws=None,
+            local_draws=None,
+        )
+
+    def used_by(self, stream: torch.cuda.Stream) -> None:
+        """Keep the batch's memory on the GPU until `stream` is done with it."""
+        self._with_tensors(lambda tensor: _recorded(tensor, stream))
 
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         changed: dict[str, Any] = {}
@@ -68,6 +91,7 @@ def collate(
     The loss is on the masked patches; unless they are `hidden`, the student sees them.
     """
     mask = torch.from_numpy(masks)
+    global_draws, local_draws = _crop_major(images)
     return Batch(
         keys=tuple(keys),
         global_crops=_stack([image.global_crops for image in images]),
@@ -76,9 +100,27 @@ def collate(
         masked=mask.flatten().nonzero().flatten(),
         mask_weights=(1 / mask.sum(-1).clamp(min=1)).unsqueeze(-1).expand_as(mask)[mask],
         num_undecodable=num_undecodable,
+        global_draws=global_draws,
+        local_draws=local_draws,
     )
 
 
 def _stack(crops: Sequence[Sequence[Tensor]]) -> Tensor:
+    """[crops x images, 3, side, side], crop-major."""
     crop_major = [crop for same_crop in zip(*crops, strict=True) for crop in same_crop]
     return torch.stack(crop_major) if crop_major else torch.empty(0, 3, 0, 0)
+
+
+def _crop_major(images: Sequence[Crops]) -> tuple[Draws | None, Draws | None]:
+    """The draws of all global and of all local crops, in the order of `_stack`."""
+    rows = [image.draws for image in images if image.draws is not None]
+    if not rows:
+        return None, None
+    num_global = len(images[0].global_crops)
+    by_crop = np.stack(rows, axis=1)  # [crops, images]
+    return by_crop[:num_global].reshape(-1), by_crop[num_global:].reshape(-1)
+
+
+def _recorded(tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
+    tensor.record_stream(stream)
+    return tensor

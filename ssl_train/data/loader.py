@@ -1,47 +1,34 @@
 """Batches by step: what a process trains on at a step depends on the seed, the step and its place, and nothing else."""
 
-from collections.abc import Iterator
+import ctypes
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field
 from torch.utils.data import DataLoader, Dataset
 
 from ssl_train.data.augment import MultiCrop
 from ssl_train.data.collate import Batch, Crops, collate
 from ssl_train.data.masking import Masks
-from ssl_train.data.order import image_at, positions_of
-from ssl_train.data.source import FolderImages, Images, TarImages
+from ssl_train.data.order import Order, positions_of
+from ssl_train.data.settings import Data
+from ssl_train.data.source import EncodedImage, Images
 from ssl_train.distributed import World
 from ssl_train.errors import DataError
-from storage.images import ImageError, decode_rgb
+from storage.images import ImageError, decode_rgb, probe
+
+__all__ = ["Batches", "Data", "Loader", "build_loader"]
 
 NUM_VIEWS = 2
 MAX_UNDECODABLE_IN_A_ROW = 32
 # Separate streams of chance from one seed.
 CROPS_STREAM, MASKS_STREAM = 1, 2
-
-
-@dataclass(frozen=True)
-class Data:
-    """What is trained on, and how much of it at a time. Give `shards` or `folder`."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-    shards: str | tuple[str, ...] = ()
-    """WebDataset tars: a list of paths or URLs, or a glob."""
-    folder: str | None = None
-    """A folder of images, subfolders included."""
-    batch_images: Annotated[int, Field(ge=1)] = 2048
-    """Images of a step, over all processes."""
-    decode_min_side: Annotated[int, Field(ge=1)] | None = None
-    """Decode JPEGs at the least scale whose smaller side has so many pixels; null decodes them whole."""
-
-    def open(self) -> Images:
-        """The images. Raises DataError when there are none."""
-        return FolderImages(self.folder) if self.folder is not None else TarImages(self.shards)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, 1 << 28
 
 
 @dataclass(frozen=True)
@@ -59,31 +46,48 @@ class Batches(Dataset[Batch]):
     rank: int
     world_size: int
 
+    @cached_property
+    def order(self) -> Order:
+        """Which image stands where."""
+        return self.data.order_of(self.images, self.seed)
+
     def __getitem__(self, step: int) -> Batch:
         positions = positions_of(step, batch_images=self.data.batch_images, rank=self.rank, world_size=self.world_size)
+        numbers = [self.order.image_at(position) for position in positions]
         keys, crops, undecodable = [], list[Crops](), 0
-        for position in positions:
-            key, pixels, tries = self._decode(position)
+        for position, number, encoded in zip(positions, numbers, self.images.read(numbers), strict=True):
             rng = np.random.default_rng((CROPS_STREAM, self.seed, position))
+            key, made, tries = self._crops(number, encoded, rng)
             keys.append(key)
-            crops.append(self.augment.crops(pixels, rng))
+            crops.append(made)
             undecodable += tries
         masks = self._masks(step, len(positions))
         return collate(keys, crops, masks, hidden=self.masks.hides, num_undecodable=undecodable)
 
-    def _decode(self, position: int) -> tuple[str, NDArray[np.uint8], int]:
-        """Key and pixels of the image at a place, and how many images before it could not be decoded."""
-        first = image_at(position, num_images=len(self.images), seed=self.seed)
+    def _crops(self, number: int, encoded: EncodedImage, rng: np.random.Generator) -> tuple[str, Crops, int]:
+        """Key and crops of an image, or of the first after it that can be decoded, and how many were passed over."""
         for tries in range(MAX_UNDECODABLE_IN_A_ROW):
-            key, data = self.images.read((first + tries) % len(self.images))
+            if tries:
+                (encoded,) = self.images.read([(number + tries) % len(self.images)])
             try:
-                return key, decode_rgb(data, min_side=self.data.decode_min_side), tries
+                return encoded.key, self._decoded_crops(encoded.data, rng), tries
             except ImageError as error:
                 last = error
         raise DataError(
-            f"{MAX_UNDECODABLE_IN_A_ROW} images in a row cannot be decoded, the last is {key}: {last}. "
-            "Check what data.shards or data.folder points to."
+            f"{MAX_UNDECODABLE_IN_A_ROW} images in a row cannot be decoded, the last is {encoded.key}: {last}. "
+            f"Check what data.{' or data.'.join(self.data.sources)} points to."
         ) from last
+
+    def _decoded_crops(self, data: bytes, rng: np.random.Generator) -> Crops:
+        """An image's crops; they are planned by its header, so that no more pixels are decoded than they need."""
+        size = probe(data)
+        plan = self.augment.plan(size.height, size.width, rng)
+        factor = plan.reduction() if size.format == "JPEG" else 1
+        plan = plan.on_grid(factor, size.height, size.width)
+        if factor == 1 or self.data.decode == "exact":
+            return self.augment.crops(decode_rgb(data), plan)
+        smaller = decode_rgb(data, min_side=-(-min(size.height, size.width) // factor))
+        return self.augment.crops(smaller, plan.reduced(factor))
 
     def _masks(self, step: int, num_images: int) -> NDArray[np.bool_]:
         """Masks [views x images, patches], crop-major, dealt out within groups of images."""
@@ -103,16 +107,16 @@ class Batches(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class Loader:
-    """Batches made ahead by worker processes, in the order of the steps."""
+    """Batches made ahead by worker processes, in the order of the steps, finished on the device that trains."""
 
     batches: Batches
     num_steps: int
     num_workers: int
     prefetch_batches: int
-    pin_memory: bool
+    device: torch.device
 
     def from_(self, start: int) -> Iterator[tuple[int, Batch]]:
-        """(step, batch) from step `start` to the last."""
+        """(step, batch) from step `start` to the last; on a GPU the next batch comes while it computes."""
         ahead: dict[str, Any] = {"prefetch_factor": self.prefetch_batches} if self.num_workers else {}
         steps = range(start, self.num_steps)
         loader = DataLoader(
@@ -120,12 +124,41 @@ class Loader:
             batch_size=None,
             sampler=steps,
             num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=keep_freed_memory,
             **ahead,
         )
-        yield from zip(steps, loader, strict=True)
+        yield from zip(steps, arrived(loader, self.device), strict=True)
 
 
 def build_loader(batches: Batches, *, num_steps: int, num_workers: int, prefetch_batches: int, world: World) -> Loader:
     """The loader of one process; batches go to page-locked memory where a GPU fetches them."""
-    return Loader(batches, num_steps, num_workers, prefetch_batches, pin_memory=world.device.type == "cuda")
+    return Loader(batches, num_steps, num_workers, prefetch_batches, world.device)
+
+
+def arrived(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Each batch on the device, its colours changed there if they are not yet.
+
+    A GPU does this on a stream of its own, while the training's stream still computes the step before.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch.to(device).finished()
+        return
+    own = torch.cuda.Stream(device)
+    for batch in batches:
+        with torch.cuda.stream(own):
+            there = batch.to(device).finished()
+        training = torch.cuda.current_stream(device)
+        training.wait_stream(own)
+        there.used_by(training)
+        yield there
+
+
+def keep_freed_memory(_worker: int) -> None:
+    """Have glibc keep what a worker frees: crops come and go, and new pages cost as much as the work on them."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+            libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -1,4 +1,5 @@
 import colorsys
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torch.testing import assert_close
 
-from ssl_train.data import augment, pixels
-from ssl_train.data.augment import MultiCrop, View
+from ssl_train.data import colours, pixels
+from ssl_train.data.augment import MultiCrop, Plan
+from storage.images import decode_rgb, encode_jpeg
 
 
 def photograph(height: int = 40, width: int = 60) -> np.ndarray:
@@ -82,50 +84,86 @@ def test_an_image_too_narrow_for_any_aspect_gives_its_centre() -> None:
     assert pixels.random_box(1000, 10, (0.9, 1.0), np.random.default_rng(0)) == pixels.Box(493, 0, 13, 10)
 
 
+def crops_of(settings: MultiCrop, image: np.ndarray, seed: int) -> list[Tensor]:
+    plan = settings.plan(image.shape[0], image.shape[1], np.random.default_rng(seed))
+    crops = settings.crops(image, plan)
+    return [*crops.global_crops, *crops.local_crops]
+
+
 def test_crops_have_the_sizes_asked_for_and_depend_on_the_generator_alone() -> None:
     settings = MultiCrop(global_pixels=32, local_pixels=16, num_local=3)
-    one, other = (settings.crops(photograph(), np.random.default_rng(5)) for _ in range(2))
-    assert [tuple(crop.shape) for crop in one.global_crops] == [(3, 32, 32)] * 2
-    assert [tuple(crop.shape) for crop in one.local_crops] == [(3, 16, 16)] * 3
-    assert_close(list(one.global_crops), list(other.global_crops), rtol=0, atol=0)
-    assert not torch.equal(one.global_crops[0], one.global_crops[1])
+    one, other = (crops_of(settings, photograph(), 5) for _ in range(2))
+    assert [tuple(crop.shape) for crop in one] == [(3, 32, 32)] * 2 + [(3, 16, 16)] * 3
+    assert_close(one, other, rtol=0, atol=0)
+    assert not torch.equal(one[0], one[1])
 
 
 @pytest.mark.parametrize(("blur", "chances"), [("released", (0.0, 0.9, 0.5)), ("paper", (1.0, 0.1, 0.5))])
-def test_blur_happens_by_the_chances_of_the_release_or_of_the_paper(
-    blur: Any, chances: tuple[float, float, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blurred = list[float]()
-
-    def spy(image: Tensor, sigma: float) -> Tensor:
-        blurred.append(sigma)
-        return image
-
-    monkeypatch.setattr(augment, "gaussian_blur", spy)
-    image, rng = photograph(20, 20), np.random.default_rng(0)
-    for view, chance in zip(MultiCrop(global_pixels=8, local_pixels=8, blur=blur).views(), chances, strict=True):
-        blurred.clear()
-        for _ in range(300):
-            view.crop(image, rng)
-        assert len(blurred) / 300 == pytest.approx(chance, abs=0.09)
-        assert all(0.1 <= sigma <= 2.0 for sigma in blurred)
+def test_changes_happen_as_often_as_published(blur: Any, chances: tuple[float, float, float]) -> None:
+    rng = np.random.default_rng(0)
+    draws = np.stack([MultiCrop(blur=blur).plan(300, 400, rng).draws for _ in range(600)])  # [images, crops]
+    near = partial(pytest.approx, abs=0.06)
+    assert draws["blur"].mean(0).tolist() == near([*chances[:2], *[chances[2]] * 8])
+    assert draws["solarize"].mean(0).tolist() == near([0.0, 0.2, *[0.0] * 8])
+    assert draws["flip"].mean() == near(0.5)
+    assert draws["jitter"].mean() == near(0.8)
+    assert draws["gray"].mean() == near(0.2)
 
 
-def test_only_the_second_global_crop_is_solarised() -> None:
-    assert [view.solarize for view in MultiCrop().views()] == [0.0, 0.2, 0.0]
+def test_amounts_are_drawn_from_the_published_ranges() -> None:
+    rng = np.random.default_rng(0)
+    draws = np.concatenate([MultiCrop().plan(300, 400, rng).draws for _ in range(300)])
+    for number, (low, high) in enumerate([(0.6, 1.4), (0.6, 1.4), (0.8, 1.2), (-0.1, 0.1)]):
+        amounts = draws["amounts"][:, number]
+        margin = 0.01 * (high - low)
+        assert low <= amounts.min() < low + margin
+        assert high - margin < amounts.max() <= high
+    assert 0.1 <= draws["sigma"].min() < 0.12
+    assert 1.98 < draws["sigma"].max() <= 2.0
+    assert len(np.unique(draws["order"], axis=0)) == 24
 
 
-def test_a_crop_without_any_chance_is_a_resized_box_normalised() -> None:
-    class NoChance:
-        def random(self) -> float:
-            return 1.0
+def test_local_crops_are_those_of_any_number_of_them() -> None:
+    few, many = (MultiCrop(num_local=number).views() for number in (2, 8))
+    assert many[:4] == few
+    assert MultiCrop(num_local=0).plan(50, 50, np.random.default_rng(0)).draws.shape == (2,)
 
-        def uniform(self, low: float, high: float) -> float:
-            return (low + high) / 2
 
-        def integers(self, low: int, high: int) -> int:
-            return low
-
-    crop = View(8, (1.0, 1.0), blur=0.5, solarize=0.5).crop(np.full((10, 10, 3), 255, np.uint8), NoChance())  # type: ignore[arg-type]
+def test_a_crop_that_nothing_happens_to_is_a_resized_box_normalised() -> None:
+    row = np.zeros(1, colours.DRAWS)[0]
+    white = torch.full((3, 8, 8), 255, dtype=torch.uint8)
     expected = (1 - torch.tensor(pixels.MEAN)) / torch.tensor(pixels.STD)
-    assert_close(crop, expected[:, None, None].expand(3, 8, 8))
+    assert_close(colours.coloured(white, row), expected[:, None, None].expand(3, 8, 8))
+
+
+@pytest.mark.parametrize(("side", "factor"), [(223, 1), (224, 1), (447, 1), (448, 2), (900, 4), (1792, 8), (5000, 8)])
+def test_an_image_is_decoded_no_smaller_than_its_crops_need(side: int, factor: int) -> None:
+    one_box = Plan((pixels.Box(0, 0, side, side + 10),), (224,), np.zeros(1, colours.DRAWS))
+    assert one_box.reduction() == factor
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_boxes_move_by_half_a_decoded_pixel_at_most_and_stay_within_the_image(factor: int) -> None:
+    rng = np.random.default_rng(factor)
+    for height, width in ((801, 1003), (640, 960)):
+        drawn = MultiCrop(global_pixels=32, local_pixels=16).plan(height, width, rng)
+        moved = drawn.on_grid(factor, height, width)
+        for before, after, small in zip(drawn.boxes, moved.boxes, moved.reduced(factor).boxes, strict=True):
+            assert abs(before.top - after.top) <= factor / 2
+            assert abs(before.left + before.width - after.left - after.width) <= factor / 2
+            assert small.top + small.height <= -(-height // factor)
+            assert small.left + small.width <= -(-width // factor)
+            assert small.height * factor == pytest.approx(after.height, abs=factor - 1)
+
+
+def test_decoding_smaller_changes_crops_by_three_levels_at_most() -> None:
+    smooth = np.asarray(Image.fromarray(photograph(200, 300)).resize((900, 600), Image.Resampling.BICUBIC))
+    data = encode_jpeg(smooth, quality=90)
+    settings = MultiCrop(global_pixels=112, local_pixels=48)
+    whole, half = decode_rgb(data), decode_rgb(data, min_side=300)
+    assert half.shape == (300, 450, 3)
+    for seed in range(4):
+        plan = settings.plan(600, 900, np.random.default_rng(seed)).on_grid(2, 600, 900)
+        for exact, reduced in zip(plan.cut(whole), plan.reduced(2).cut(half), strict=True):
+            error = (exact.float() - reduced.float()).square().mean().sqrt()
+            assert error <= 3.0

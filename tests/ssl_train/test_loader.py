@@ -1,10 +1,10 @@
-import io
-import tarfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.testing import assert_close
@@ -12,10 +12,10 @@ from torch.testing import assert_close
 from ssl_train.config import TrainConfig
 from ssl_train.data.collate import Batch
 from ssl_train.data.loader import MAX_UNDECODABLE_IN_A_ROW
-from ssl_train.data.source import FolderImages, TarImages
 from ssl_train.distributed import World
 from ssl_train.errors import DataError
 from ssl_train.trainer import build_batches, build_loader
+from storage.images import encode_jpeg
 from storage.samples import SampleWriter
 
 Configure = Callable[..., TrainConfig]
@@ -25,95 +25,58 @@ def world(rank: int = 0, size: int = 1) -> World:
     return World(rank, size, torch.device("cpu"))
 
 
-def write_tars(folder: Path, counts: list[int]) -> list[str]:
-    paths = []
-    for number, count in enumerate(counts):
-        path = str(folder / f"part-{number:05d}.tar")
-        with SampleWriter(path) as writer:
-            for image in range(count):
-                writer.add(f"{number}-{image}", {"jpg": f"image {number} {image}".encode(), "json": b"{}"})
-        paths.append(path)
-    return paths
-
-
 def same(one: Batch, other: Batch) -> None:
     assert one.keys == other.keys
     for name in ("global_crops", "local_crops", "masks", "masked", "mask_weights"):
         assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=0)
 
 
-def test_any_image_of_any_tar_is_read_by_number(tmp_path: Path) -> None:
-    paths = write_tars(tmp_path, [3, 0, 2])
-    for shards in (paths, str(tmp_path / "part-*.tar")):
-        images = TarImages(shards)
-        assert [images.read(index) for index in range(len(images))] == [
-            (f"{number}-{image}", f"image {number} {image}".encode())
-            for number, count in ((0, 3), (2, 2))
-            for image in range(count)
-        ]
+@pytest.fixture(params=["folder", "shards", "shards in stretches", "parquet"])
+def source(request: pytest.FixtureRequest, photographs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Settings that name the same dozen images in one of the forms in which data may lie."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = sorted(Path(photographs).iterdir())
+    if request.param == "folder":
+        return f"data.folder={photographs}"
+    if request.param == "parquet":
+        rows = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+        for part in range(2):
+            table = pa.table({"image": rows[part::2]})
+            pq.write_table(table, tmp_path / f"part-{part}.parquet", row_group_size=2)
+        return f"data={{parquet: {tmp_path}/part-*.parquet, shuffle_images: 4, batch_images: 4}}"
+    for part in range(4):
+        with SampleWriter(str(tmp_path / f"part-{part}.tar")) as writer:
+            for file in files[part::4]:
+                writer.add(file.stem, {"jpg": file.read_bytes()})
+    order = "shard_shuffle" if "stretches" in request.param else "global"
+    return f"data={{shards: {tmp_path}/part-*.tar, order: {order}, shuffle_images: 6, batch_images: 4}}"
 
 
-def test_tars_of_other_writers_are_read_too(tmp_path: Path) -> None:
-    path = tmp_path / "other.tar"
-    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
-        for name, data in (
-            ("folder", None),
-            ("folder/a.PNG", b"first"),
-            ("notes.txt", b"no image"),
-            ("b.webp", b"second"),
-        ):
-            info = tarfile.TarInfo(name)
-            if data is None:
-                info.type = tarfile.DIRTYPE
-            info.size = len(data or b"")
-            tar.addfile(info, io.BytesIO(data or b""))
-    images = TarImages([str(path)])
-    assert [images.read(index) for index in range(len(images))] == [("folder/a", b"first"), ("b", b"second")]
-
-
-def test_a_folder_is_read_with_its_subfolders(tmp_path: Path) -> None:
-    (tmp_path / "deep" / "er").mkdir(parents=True)
-    for name in ("b.jpg", "a.PNG", "deep/er/c.webp", "notes.txt"):
-        (tmp_path / name).write_bytes(name.encode())
-    images = FolderImages(str(tmp_path))
-    assert {images.read(index).data.decode() for index in range(len(images))} == {"b.jpg", "a.PNG", "deep/er/c.webp"}
-
-
-def test_missing_and_damaged_data_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no tars match data\.shards"):
-        TarImages(str(tmp_path / "*.tar"))
-    with pytest.raises(DataError, match=r"no images under data\.folder"):
-        FolderImages(str(tmp_path))
-    (tmp_path / "bad.tar").write_bytes(b"this is no tar" * 100)
-    with pytest.raises(DataError, match=r"bad\.tar is not a whole tar"):
-        TarImages([str(tmp_path / "bad.tar")])
-    with pytest.raises(DataError, match="hold no images"):
-        TarImages(write_tars(tmp_path, [0]))
-
-
-def test_a_batch_is_a_function_of_seed_and_step(tiny_run: Configure) -> None:
-    one, other = (build_batches(tiny_run(), world()) for _ in range(2))
+def test_a_batch_is_a_function_of_seed_and_step(tiny_run: Configure, source: str) -> None:
+    one, other = (build_batches(tiny_run(source), world()) for _ in range(2))
+    other[7]  # what was asked for before does not matter
     same(one[3], other[3])
     assert not torch.equal(one[3].global_crops, one[4].global_crops)
-    assert not torch.equal(one[3].global_crops, build_batches(tiny_run("seed=1"), world())[3].global_crops)
+    assert not torch.equal(one[3].global_crops, build_batches(tiny_run(source, "seed=1"), world())[3].global_crops)
 
 
-def test_two_processes_see_what_one_sees(tiny_run: Configure) -> None:
-    whole = build_batches(tiny_run("data.batch_images=8"), world())[5]
-    halves = [build_batches(tiny_run("data.batch_images=8"), world(rank, 2))[5] for rank in range(2)]
+def test_two_processes_see_what_one_sees(tiny_run: Configure, source: str) -> None:
+    run = tiny_run(source, "data.batch_images=8")
+    whole = build_batches(run, world())[5]
+    halves = [build_batches(run, world(rank, 2))[5] for rank in range(2)]
     assert whole.keys == halves[0].keys + halves[1].keys
     for name in ("global_crops", "local_crops", "masks"):
         parts = [getattr(half, name).unflatten(0, (2, -1)) for half in halves]
         assert_close(torch.cat(parts, dim=1).flatten(0, 1), getattr(whole, name), rtol=0, atol=0)
 
 
-def test_an_epoch_over_all_processes_holds_every_image_once(tiny_run: Configure) -> None:
-    batches = [build_batches(tiny_run(), world(rank, 2)) for rank in range(2)]
+def test_an_epoch_over_all_processes_holds_every_image_once(tiny_run: Configure, source: str) -> None:
+    batches = [build_batches(tiny_run(source), world(rank, 2)) for rank in range(2)]
     assert set(Counter(key for step in range(3) for part in batches for key in part[step].keys).values()) == {1}
 
 
-def test_workers_change_nothing_and_a_later_start_sees_the_same(tiny_run: Configure) -> None:
-    batches = build_batches(tiny_run(), world())
+def test_workers_change_nothing_and_a_later_start_sees_the_same(tiny_run: Configure, source: str) -> None:
+    batches = build_batches(tiny_run(source), world())
     plain = build_loader(batches, num_steps=4, num_workers=0, prefetch_batches=1, world=world())
     parallel = build_loader(batches, num_steps=4, num_workers=2, prefetch_batches=2, world=world())
     late = dict(parallel.from_(2))
@@ -155,3 +118,27 @@ def test_masks_of_a_step_differ_between_groups(tiny_run: Configure) -> None:
     masks = build_batches(tiny_run("data.batch_images=8", "method.group_images=2"), world())[0].masks
     groups = masks.unflatten(0, (2, 4, 2)).transpose(0, 1).flatten(1).numpy()
     assert len(np.unique(groups, axis=0)) == 4
+
+
+@pytest.mark.parametrize("name", ["global_crops", "local_crops"])
+def test_decoding_smaller_changes_a_large_image_little_and_a_small_one_not_at_all(
+    tiny_run: Configure, tmp_path: Path, name: str
+) -> None:
+    rows, columns = np.mgrid[0:400, 0:400] / 400
+    waves = 128 + 90 * np.sin(np.stack([9 * rows, 7 * columns, 8 * (rows + columns)], -1))
+    picture = waves.astype(np.uint8)
+    for size, levels in ((400, 3.0), (60, 0.0)):
+        (tmp_path / "image.jpg").write_bytes(encode_jpeg(picture[:size, :size], quality=95))
+        exact, reduced = (
+            build_batches(
+                tiny_run(f"data.folder={tmp_path}", f"data.decode={decode}", "augment.device=device"), world()
+            )
+            for decode in ("exact", "reduced")
+        )
+        one, other = getattr(exact[0], name).float(), getattr(reduced[0], name).float()
+        assert (one - other).square().mean().sqrt() <= levels
+
+
+def test_one_source_is_wanted(tiny_run: Configure, tmp_path: Path) -> None:
+    assert tiny_run().data.sources == ["folder"]
+    assert tiny_run(f"data.shards={tmp_path}/*.tar").data.sources == ["shards", "folder"]

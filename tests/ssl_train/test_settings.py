@@ -111,8 +111,8 @@ def test_an_unknown_recipe_and_an_unreadable_file_are_named(tmp_path: Path) -> N
     [
         ({"output_dir": ""}, 1, "output_dir is empty"),
         ({"output_dir": "s3://bucket/run"}, 1, "must be a local or mounted folder"),
-        ({"data": Data(batch_images=16)}, 1, r"give either data\.shards"),
-        ({"data": Data(folder="a", shards="b", batch_images=16)}, 1, r"give either data\.shards"),
+        ({"data": Data(batch_images=16)}, 1, r"give one of data\.shards"),
+        ({"data": Data(folder="a", shards="b", batch_images=16)}, 1, r"give one of data\.shards"),
         ({"data": Data(folder="a", batch_images=15)}, 2, "cannot be shared equally by 2 processes"),
         ({"data": Data(folder="a", batch_images=12)}, 1, r"group_images = 8 must divide the 12 images"),
         ({"method": DinoV2(), "data": Data(folder="a", batch_images=2)}, 2, "needs 2 or more"),
