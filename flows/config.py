@@ -6,7 +6,7 @@ from string import Template
 from typing import Annotated
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flows.presets import with_preset
 from tasks.cluster import Cluster
@@ -96,6 +96,16 @@ class CurateConfig(StageConfig):
     """Deployment (pretrain/prod) that trains, on its own work pool; null trains in this run."""
     evaluate: Evaluate | None = None
     """The evaluation of the training; null leaves it out."""
+
+    @model_validator(mode="after")
+    def _graph_reaches_every_threshold(self) -> "CurateConfig":
+        lowest = min(self.self_dedup.threshold, self.relative_dedup.threshold)
+        if self.copy_graph.threshold > lowest:
+            raise ValueError(
+                f"copy_graph.threshold is {self.copy_graph.threshold}, and self_dedup or relative_dedup asks for pairs "
+                f"above {lowest}: lower copy_graph.threshold to {lowest}."
+            )
+        return self
 
     def collections(self) -> list[Collection]:
         """Every set of images that must be there when the run starts."""

@@ -16,6 +16,7 @@ from storage.layout import Layout
 from storage.manifest import Manifest
 from tasks.benchmark_links import LinkRecallTooLow
 from tasks.child import ChildFailed
+from tasks.copy_graph import RecallTooLow
 from tasks.encoders import EncoderUnavailable
 from tasks.filters import FilterUnavailable
 from tasks.leak_test import LeakTestFailed
@@ -23,7 +24,6 @@ from tasks.preflight import check_inputs
 from tasks.publish import Published, publish_run, ui_address
 from tasks.purge_plan import StillHeld
 from tasks.report import funnel, print_funnel
-from tasks.self_dedup import RecallTooLow
 from tasks.stage import PartsFailed
 from tasks.web.errors import AcquireError
 from tasks.workers import workers

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from storage.errors import BadManifest
-from storage.filesystem import exists, read_bytes
+from storage.filesystem import exists, join, read_bytes
 from storage.layout import Layout
-from storage.manifest import Manifest
+from storage.manifest import NAME, Manifest
 from tasks.config import StageConfig
 from tasks.lineage import BASE, load_reference
 
@@ -62,20 +62,24 @@ def taken_over(earlier: Earlier | None, name: str, config: StageConfig) -> Manif
 def load_earlier(base: str | None, urls: Manifest, layout: Layout) -> Earlier | None:
     """The run that `base` names ("pack/<fingerprint>", "<fingerprint>" or "latest"); None without one.
 
-    "latest" is the newest finished run of the root. When that run was itself made of this very crawl (`urls`), it is
-    the run that it went on from: so an unchanged command finds everything done. Raises BadManifest.
+    "latest" is the newest finished run of the root. When the newest was itself made of this very crawl (`urls`), it is
+    the run that that one went on from: so an unchanged command finds everything done. Raises BadManifest.
     """
     if base is None:
         return None
     if base != LATEST:
         return load_base(base, layout)
     newest = _newest_dataset(layout)
-    while newest is not None:
-        earlier = earlier_of(newest, layout)
-        if urls.reference not in earlier.chain:
-            return earlier
-        newest = load_reference(newest.inputs[BASE], layout) if BASE in newest.inputs else None
-    return None
+    if newest is None:
+        return None
+    earlier = earlier_of(newest, layout)
+    if earlier.stages.get("extract") != urls:
+        return earlier
+    if BASE not in newest.inputs:
+        return None
+    before = layout.dataset(newest.inputs[BASE].rpartition("/")[2])
+    # What it went on from may be gone: purged, for it held what was removed.
+    return load_base(newest.inputs[BASE], layout) if exists(join(before, NAME)) else earlier
 
 
 def load_base(base: str, layout: Layout) -> Earlier:
