@@ -135,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="*", default=[125_000, 250_000, 500_000, 1_000_000])
     parser.add_argument("--peers-at", type=int, nargs="*", default=[200_000, 1_000_000])
-    parser.add_argument("--assignments", type=int, default=8)
+    parser.add_argument("--assignments", type=int, default=6)
     parser.add_argument("--cell-rows", type=int, default=CELL_ROWS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sample", type=int, default=1000, help="rows whose true pairs are found by brute force")
