@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from ssl_train.data.collate import Crops
-from ssl_train.data.colours import DRAWS, Draws, coloured, draw
+from ssl_train.data.colours import Draws, coloured, draw
 from ssl_train.data.pixels import Box, crop_and_resize, random_box
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -51,8 +51,8 @@ class MultiCrop:
         """Which boxes of an image of this size in pixels become crops, and how; all chance comes from `rng`."""
         views = self.views()
         boxes = [random_box(height, width, view.scale, rng) for view in views]
-        rows = [draw(rng, blur=view.blur, solarize=view.solarize) for view in views]
-        return Plan(tuple(boxes), tuple(view.pixels for view in views), np.array(rows, DRAWS))
+        draws = draw(rng, blur=[view.blur for view in views], solarize=[view.solarize for view in views])
+        return Plan(tuple(boxes), tuple(view.pixels for view in views), draws)
 
     def crops(self, image: NDArray[np.uint8], plan: "Plan") -> Crops:
         """The crops of an RGB image [height, width, 3] by its plan: finished, or cut only if a device finishes them."""

@@ -3,7 +3,7 @@
 The draws decide everything, so both ways give the same pixels, up to the rounding of sums.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,8 +19,8 @@ FLIP = 0.5
 JITTER = 0.8
 GRAY = 0.2
 BLUR_SIGMA = (0.1, 2.0)
-STRENGTHS = (0.4, 0.4, 0.2, 0.1)
-"""Of brightness, contrast, saturation (factors are drawn from 1 - x .. 1 + x) and of the hue's turn (-x .. x)."""
+_CENTRES, _STRENGTHS = np.array([1, 1, 1, 0]), np.array([0.4, 0.4, 0.2, 0.1])
+"""Of the factors of brightness, contrast and saturation, and of the hue's turn: uniform in centre ± strength."""
 JITTERS: Final = (pixels.scale_brightness, pixels.scale_contrast, pixels.scale_saturation, pixels.shift_hue)
 DRAWS = np.dtype(
     [
@@ -39,23 +39,17 @@ Draws = NDArray[np.void]
 Change = Callable[[Images, Tensor], Images]
 
 
-def draw(rng: np.random.Generator, *, blur: float, solarize: float) -> tuple[object, ...]:
-    """A row of DRAWS for a crop with these chances; always as many draws, so that no chance moves another."""
-    flip, jitter, gray, blurred, solarized = rng.random(5)
-    factors = [rng.uniform(1 - strength, 1 + strength) for strength in STRENGTHS[:-1]]
-    turn = rng.uniform(-STRENGTHS[-1], STRENGTHS[-1])
-    order = rng.permutation(len(JITTERS))
-    sigma = rng.uniform(*BLUR_SIGMA)
-    return (
-        flip < FLIP,
-        jitter < JITTER,
-        tuple(order),
-        (*factors, turn),
-        gray < GRAY,
-        blurred < blur,
-        sigma,
-        solarized < solarize,
-    )
+def draw(rng: np.random.Generator, *, blur: Sequence[float], solarize: Sequence[float]) -> Draws:
+    """The draws of crops with these chances of a blur and of being solarised; always as many numbers for a crop."""
+    size = len(blur)
+    rows = np.empty(size, DRAWS)
+    chances = rng.random((5, size))
+    rows["flip"], rows["jitter"], rows["gray"] = chances[0] < FLIP, chances[1] < JITTER, chances[2] < GRAY
+    rows["blur"], rows["solarize"] = chances[3] < blur, chances[4] < solarize
+    rows["order"] = rng.random((size, len(JITTERS))).argsort(axis=1)
+    rows["amounts"] = _CENTRES + _STRENGTHS * rng.uniform(-1, 1, (size, len(JITTERS)))
+    rows["sigma"] = rng.uniform(*BLUR_SIGMA, size)
+    return rows
 
 
 def coloured(crop: UInt8[Tensor, "3 side side"], row: np.void) -> Float[Tensor, "3 side side"]:
