@@ -37,7 +37,7 @@ class Images(Protocol):
         ...
 
     def keep_blocks(self, number: int) -> None:
-        """Keep this many blocks in memory, if whole blocks are read."""
+        """Images of this many blocks will be asked for at a time: keep these blocks at hand."""
         ...
 
 

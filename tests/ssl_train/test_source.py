@@ -1,4 +1,7 @@
 import io
+import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ssl_train.data import tar_index
+from ssl_train.data import source, tar_index, tars
 from ssl_train.data.parquet import ParquetImages
 from ssl_train.data.settings import Data
 from ssl_train.data.source import BLOCK_IMAGES, EncodedImage, FolderImages, Images, split_evenly
@@ -115,6 +118,59 @@ def test_of_a_remote_tar_with_an_index_only_the_images_asked_for_are_fetched(
     monkeypatch.setattr(type(memory), "open", lambda *_, **__: pytest.fail("a whole tar was opened"))
     assert list(images.read([7, 1])) == [expected([5, 5])[number] for number in (7, 1)]
     assert fetched == [512 + len(content(0, 0))] * 2
+
+
+PROCESS = """
+import sys
+import torch.distributed as dist
+from ssl_train.data import source, tar_index, tars
+from ssl_train.data.tars import TarImages
+
+store, rank, shards = sys.argv[1:]
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
+scan, scanned = tar_index.tar_members, []
+tar_index.tar_members = lambda file, path, **options: scanned.append(path) or scan(file, path, **options)
+images = TarImages(shards)
+print(len(scanned), [image.key for image in images.read(range(len(images)))])
+dist.destroy_process_group()
+"""
+
+
+def test_processes_share_the_scanning_and_know_the_same(tmp_path: Path) -> None:
+    write_tars(str(tmp_path), [2, 3, 1])
+    arguments = [[str(tmp_path / "store"), str(rank), str(tmp_path / "*.tar")] for rank in range(2)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen([sys.executable, "-c", PROCESS, *some], env=environment, stdout=subprocess.PIPE, text=True)
+        for some in arguments
+    ]
+    told = [process.communicate(timeout=100)[0] for process in started]
+    keys = [key for key, _ in expected([2, 3, 1])]
+    assert told == [f"{number} {keys}\n" for number in (2, 1)]
+
+
+def test_blocks_are_announced_whole_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "BLOCK_IMAGES", 2)
+    paths = write_tars(str(tmp_path), [4, 2])
+    announced: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(tars, "read_ahead", announced.append)
+    images = TarImages(paths)
+    list(images.read(range(6)))
+    assert announced == []
+    images.keep_blocks(2)
+    assert [image.key for image in images.read([5, 0, 4, 1, 0])] == ["1-1", "0-0", "1-0", "0-1", "0-0"]
+    assert [path for path, _, _ in announced] == [paths[1], paths[0]]
+    for path, start, length in announced:
+        stretch = Path(path).read_bytes()[start : start + length]
+        assert [content(int(path == paths[1]), image) in stretch for image in range(3)] == [True, True, False]
+    list(images.read(range(6)))
+    assert len(announced) == 3
+
+
+def test_reading_ahead_changes_nothing(tmp_path: Path) -> None:
+    images = TarImages(write_tars(str(tmp_path), [3, 2]))
+    images.keep_blocks(1)
+    assert all_of(images) == expected([3, 2])
 
 
 def test_tars_of_other_writers_are_read_too(tmp_path: Path) -> None:
