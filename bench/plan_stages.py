@@ -234,7 +234,7 @@ STAGES: tuple[StagePlan, ...] = (
     StagePlan(
         "shuffle_and_pack", "one permutation, tars with index and checksums", "worker: rows of a stretch of shards",
         {
-            "core_seconds": "chosen * (shuffle_core_seconds + pack_core_seconds)",
+            "core_seconds": "chosen * (shuffle_core_seconds + pack_core_seconds * max(1, image_bytes / pack_image_bytes))",
             "read_bytes": "chosen * (image_bytes + 3 * row_bytes)",
             "write_bytes": "chosen * (image_bytes + 2 * row_bytes)",
             "parts": "chosen / 320000 + pool / images_per_part",

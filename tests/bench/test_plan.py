@@ -94,7 +94,9 @@ def test_without_any_result_there_is_a_plan_that_says_so(tmp_path: Path) -> None
     found = plan(Machines(), Work(), tmp_path)
     for figure in FIGURES:
         assert found["numbers"][figure.name]["kind"] == MISSING
-        assert f"no {figure.file}.json; assumed: " in found["numbers"][figure.name]["source"]
+        source = found["numbers"][figure.name]["source"]
+        assert f"no {figure.file}.json" in source
+        assert f"; assumed: {figure.why}" in source
         assert found["numbers"][figure.name]["value"] == figure.instead
     assert found["total"]["hours"] > 0
 
@@ -112,6 +114,15 @@ def test_a_figure_is_read_and_a_file_of_another_form_is_not_taken_for_one(tmp_pa
     for name, file in (("kmeans_operations_per_core_second", "kmeans"), ("pack_core_seconds", "pack")):
         assert numbers[name].kind == MISSING
         assert f"{file}.json has no such figure" in numbers[name].source
+
+
+def test_a_smaller_run_stands_in_for_the_whole_one_that_is_not_there(tmp_path: Path) -> None:
+    row = {"rows": 1000, "clusters": 10, "dim": 8, "iterations": 5, "ours_seconds": 2.0, "threads": 2}
+    (tmp_path / "kmeans_small.json").write_text(json.dumps({"rows": [row]}))
+    small = read_figures(tmp_path)["kmeans_operations_per_core_second"]
+    assert (small.value, small.source) == (2 * 1000 * 10 * 8 * 5 / 2.0 / 2, "bench/results/kmeans_small.json")
+    (tmp_path / "kmeans.json").write_text(json.dumps({"rows": [row | {"ours_seconds": 1.0}]}))
+    assert read_figures(tmp_path)["kmeans_operations_per_core_second"].value == 2 * small.value
 
 
 def test_every_result_that_is_there_is_read() -> None:
