@@ -106,6 +106,7 @@ def measure(num_rows: int, options: argparse.Namespace, *, peers: bool) -> dict[
         np.save(path, vectors)
         arguments = (path, truth, options.assignments, options.cell_rows, options.repeats)
         ours, megabytes = peak_megabytes(joined, *arguments)
+    ours |= {"assignments": options.assignments, "cell_rows": options.cell_rows}
     ours["peak_mb_beside_vectors"] = round(megabytes - vectors.nbytes / 2**20)
     cost = join_cost(num_rows, DIM, options.assignments, cell_rows=options.cell_rows)
     ours["products_per_row_by_formula"] = round(cost["join_products"] / num_rows)
