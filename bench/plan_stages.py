@@ -15,7 +15,7 @@ from tasks.algorithms.join_cost import UNEVENNESS, join_cost
 from tasks.cluster import MAX_CLUSTERS, Cluster
 from tasks.config import StageConfig
 from tasks.copy_graph import CopyGraph
-from tasks.graph_methods import Cells
+from tasks.graph_config import Cells
 from tasks.retrieve import Retrieve
 
 RESOURCES = (
@@ -93,7 +93,7 @@ class Work(StageConfig):
 
 
 CONSTANTS: dict[str, tuple[float, str]] = {
-    "assignments": (Cells().assignments, "tasks.graph_methods.Cells.assignments"),
+    "assignments": (Cells().assignments, "tasks.graph_config.Cells.assignments"),
     "unevenness": (UNEVENNESS, "tasks.algorithms.join_cost.UNEVENNESS"),
     "group_bytes": (CopyGraph().group_bytes, "tasks.copy_graph.CopyGraph.group_bytes"),
     "rows_per_file": (CopyGraph().rows_per_file, "tasks.copy_graph.CopyGraph.rows_per_file"),
@@ -234,7 +234,8 @@ STAGES: tuple[StagePlan, ...] = (
     StagePlan(
         "shuffle_and_pack", "one permutation, tars with index and checksums", "worker: rows of a stretch of shards",
         {
-            "core_seconds": "chosen * (shuffle_core_seconds + pack_core_seconds * max(1, image_bytes / pack_image_bytes))",
+            "core_seconds": "chosen * shuffle_core_seconds"
+            " + chosen * pack_core_seconds * max(1, image_bytes / pack_image_bytes)",
             "read_bytes": "chosen * (image_bytes + 3 * row_bytes)",
             "write_bytes": "chosen * (image_bytes + 2 * row_bytes)",
             "parts": "chosen / 320000 + pool / images_per_part",
