@@ -164,9 +164,11 @@ class Checkpoints:
     def _unwritten(self, step: int, error: BaseException) -> CheckpointError:
         newest = self.newest()
         good = "there is none yet" if newest is None else f"the newest whole one is {self.path(newest)}"
+        failures = error.failures.items() if isinstance(error, CheckpointException) else [(self._world.rank, (error,))]
+        reasons = ", ".join(f"process {rank}: {failure[0]!r}" for rank, failure in failures)
         return CheckpointError(
-            f"the checkpoint after step {step} could not be written to {self._directory}: {error}. Look for room and "
-            f"rights there and run again; {good}."
+            f"the checkpoint after step {step} could not be written to {self._directory} ({reasons}). Look for room "
+            f"and rights there and run again; {good}."
         )
 
     def _whole(self) -> list[int]:

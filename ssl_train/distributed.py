@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 # A rank that waits this long for the others is alone: better an error than a silent hang.
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
@@ -37,12 +39,28 @@ def join_world() -> Iterator[World]:
     if started_here:
         backend = "nccl" if world.device.type == "cuda" else "gloo"
         device_id = world.device if world.device.type == "cuda" else None
-        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=device_id)
+        store = _store_of_this_life()
+        place: dict[str, Any] = {} if store is None else {"store": store, "rank": rank, "world_size": size}
+        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=device_id, **place)
     try:
         yield world
     finally:
         if started_here and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _store_of_this_life() -> Store | None:
+    """A part of torchrun's store for the processes of this start alone; None where it is of no use.
+
+    torchrun keeps one store over all restarts, and in it the addresses of the processes that died: those that are
+    started in their place would call there (pytorch issue 135712). With several nodes the counts of restarts differ
+    between them, and torchrun must be told to make a new store each time: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return None
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    shared = TCPStore(host, port, is_master=False, timeout=COLLECTIVE_TIMEOUT)
+    return PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", shared)
 
 
 def _device(local_rank: int) -> torch.device:

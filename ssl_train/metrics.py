@@ -53,7 +53,7 @@ class Metrics:
 class Silence:
     """The metrics of a process that does not report."""
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, float], *, at: float | None = None) -> None:
         """Nothing."""
 
     def say(self, text: str) -> None:
@@ -92,9 +92,12 @@ class MetricsLog:
         self._step_of_last_line = start - 1
         self._waited = self._grad_norm_peak = 0.0
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Report the step just taken, counted from 0; lines count finished steps. Non-finite values become null."""
-        now, is_last = time.perf_counter(), step + 1 == self._num_steps
+    def log(self, step: int, values: Mapping[str, float], *, at: float | None = None) -> None:
+        """Report the step just taken, counted from 0; lines count finished steps. Non-finite values become null.
+
+        `at` is when it was taken, in seconds of `time.perf_counter`; None is now.
+        """
+        now, is_last = time.perf_counter() if at is None else at, step + 1 == self._num_steps
         self._waited += values.get("loader_wait_seconds", 0.0)
         norms = [value for name, value in values.items() if name.startswith("grad_norm_") and math.isfinite(value)]
         self._grad_norm_peak = max(self._grad_norm_peak, *norms, 0.0)

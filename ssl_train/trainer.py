@@ -78,7 +78,9 @@ class Trainer:
                 tidy(step)
                 self.checkpoints.settle()
                 self.schedules.apply(self.optimizer, step)
-                report = Report(step, batch, self._step(batch, step), self._told(step, metrics), waited)
+                report = Report(
+                    step, batch, self._step(batch, step), time.perf_counter(), self._told(step, metrics), waited
+                )
                 stop = self._read(before, metrics) if before else False
                 before = report
                 if stop or self._saves(step + 1):
@@ -142,7 +144,7 @@ class Trainer:
         self._count_skipped(report.batch, report.step, numbers, finite=finite)
         counts = {"skipped_steps": self._skipped, "undecodable_images": self._undecodable}
         waited = {"loader_wait_seconds": report.waited_seconds}
-        metrics.log(report.step, {**numbers, **report.scheduled, **counts, **waited})
+        metrics.log(report.step, {**numbers, **report.scheduled, **counts, **waited}, at=report.launched)
         if self._skipped_in_a_row >= self.config.optim.max_skipped_in_a_row:
             raise self._too_many_skipped(report.step, numbers)
         return stop > 0
@@ -229,6 +231,8 @@ class Report(NamedTuple):
     step: int
     batch: Batch
     means: Means
+    launched: float
+    """Seconds of the clock of speeds: reading it is later, and now one step late, now none."""
     scheduled: Mapping[str, float]
     waited_seconds: float
 

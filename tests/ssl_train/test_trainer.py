@@ -162,3 +162,19 @@ def test_training_lowers_the_loss(tiny_run: Configure) -> None:
     trainer.run()
     losses = [line["loss"] for line in read_metrics(trainer.config.output_dir)]
     assert sum(losses[-3:]) < 0.97 * sum(losses[:3])
+
+
+def test_a_line_tells_of_collapse_of_gradients_by_depth_and_of_the_device(tiny_run: Configure) -> None:
+    trainer = Trainer(tiny_run("metrics.every_steps=3", "metrics.mfu=true", "metrics.tensorboard=true"), ALONE)
+    trainer.run()
+    lines = read_metrics(trainer.config.output_dir)
+    assert [line["step"] for line in lines] == [3, 4]
+    for line in lines:
+        parts = [line[f"grad_norm_backbone_{part}"] for part in ("embeddings", *(f"blocks_{n}" for n in range(1, 5)))]
+        assert sum(part**2 for part in parts) == pytest.approx(line["grad_norm_backbone"] ** 2, rel=1e-4)
+        assert 1 <= line["feature_rank"] < 8  # the directions between eight class tokens
+        assert line["teacher_student_kl"] == pytest.approx(
+            line["dino_global"] + line["dino_local"] - line["teacher_entropy"], rel=1e-4
+        )
+        assert 0 < line["mfu"] < 1
+    assert list(Path(trainer.config.output_dir).glob("tensorboard/events*"))
