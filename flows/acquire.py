@@ -16,10 +16,12 @@ from tasks.url_policy import url_policy
 
 
 class Acquired(NamedTuple):
-    """The images, the stages that know where they came from, and the run that this one goes on from."""
+    """The images, the stages that know where they came from, what must not be among them, and the run that this one
+    goes on from."""
 
     images: Manifest
     history: dict[str, Manifest]
+    ledger: Ledger
     earlier: Earlier | None
 
 
@@ -34,8 +36,8 @@ def acquire(config: CurateConfig, layout: Layout) -> Acquired:
     screened = filter_images(downloaded, config.screen, layout, "screen")
     distinct = hash_dedup(screened, config.hash_dedup, layout)
     safe = filter_images(distinct, config.safety, layout, "safety")
-    fresh = Acquired(safe, {"url_policy": allowed, "download": downloaded}, earlier)
-    return without_removed(beside_earlier(fresh, layout), ledger, layout)
+    fresh = Acquired(safe, {"url_policy": allowed, "download": downloaded}, ledger, earlier)
+    return without_removed(beside_earlier(fresh, layout), layout)
 
 
 def beside_earlier(fresh: Acquired, layout: Layout) -> Acquired:
@@ -47,18 +49,19 @@ def beside_earlier(fresh: Acquired, layout: Layout) -> Acquired:
         "url_policy": unite("pool_urls", [earlier.history["url_policy"], fresh.history["url_policy"]], layout),
         "download": unite("pool_downloads", [earlier.history["download"], fresh.history["download"]], layout),
     }
-    return Acquired(unite("pool", [earlier.pool, fresh.images], layout), history, earlier)
+    return fresh._replace(images=unite("pool", [earlier.pool, fresh.images], layout), history=history)
 
 
-def without_removed(acquired: Acquired, ledger: Ledger, layout: Layout) -> Acquired:
+def without_removed(acquired: Acquired, layout: Layout) -> Acquired:
     """The images that the ledger does not name, by URL, domain, id or hash."""
-    if not ledger:
+    if not acquired.ledger:
         return acquired
     history = {"download": acquired.history["download"]}
-    images = drop_removed(acquired.images, ledger, layout, "remaining", history=history)
-    return Acquired(images, acquired.history, acquired.earlier)
+    return acquired._replace(
+        images=drop_removed(acquired.images, acquired.ledger, layout, "remaining", history=history)
+    )
 
 
 def acquired_before(earlier: Earlier, layout: Layout) -> Acquired:
     """What an earlier run had acquired, without what the ledger names by now: no crawl, nothing fetched."""
-    return without_removed(Acquired(earlier.pool, earlier.history, earlier), load_ledger(layout), layout)
+    return without_removed(Acquired(earlier.pool, earlier.history, load_ledger(layout), earlier), layout)

@@ -15,7 +15,7 @@ from rich.table import Table
 from flows.presets import preset_names
 from storage.errors import StorageError
 from storage.layout import Layout
-from tasks.ledger import hash_entry, new_entry
+from tasks.ledger import entries_of
 from tasks.report import funnel, print_funnel
 from tasks.runs import load_chain
 from tasks.trace import Step, trace
@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for kind, told in _REMOVABLE.items():
         remove.add_argument(f"--{kind}", action="append", default=[], help=told, metavar=kind.upper())
     remove.add_argument("--reason", required=True, help="kept in the ledger: who asked, and why")
+    remove.add_argument("--dry-run", action="store_true", help="list the folders that hold it, and write nothing")
     remove.add_argument("--dataset", default="latest", help="folder's name below datasets/ (default: the newest run's)")
     why = commands.add_parser("why", help="every stage that a URL or image id went through, with the verdicts")
     why.add_argument("record", help="canonical URL, or the 24 hex characters of an id")
@@ -70,11 +71,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _remove(options: argparse.Namespace) -> int:
-    from flows.revise import remove_from_lvd
+    from flows.revise import remove_from_lvd, would_be_removed
 
-    told = {"reason": options.reason, "date": datetime.now(UTC).strftime("%Y-%m-%d")}
-    entries = [new_entry(kind, value, **told) for kind in ("url", "domain", "id") for value in getattr(options, kind)]
-    entries += [hash_entry(value, **told) for value in options.hash]
+    date = datetime.now(UTC).strftime("%Y-%m-%d")
+    named = {"urls": options.url, "domains": options.domain, "ids": options.id, "hashes": options.hash}
+    entries = entries_of(**named, reason=options.reason, date=date)
     if not entries:
         print(
             f"curate-lvd remove: name what to remove: {', '.join(f'--{kind}' for kind in _REMOVABLE)}", file=sys.stderr
@@ -83,6 +84,8 @@ def _remove(options: argparse.Namespace) -> int:
     config = _load(options.config, None)
     if config is None:
         return 2
+    if options.dry_run:
+        return _ended_well(lambda: print("\n".join(would_be_removed(config, entries).lines())))
     revised = config.model_copy(update={"base": options.dataset})
     return _ended_well(lambda: print("\n".join(remove_from_lvd(revised, entries).plan.lines())))
 

@@ -14,7 +14,8 @@ from tasks.earlier import taken_over
 from tasks.embed import embed
 from tasks.hierarchy import hierarchy
 from tasks.inspection import Inspected, inspect_run
-from tasks.pack import pack
+from tasks.ledger import drop_removed
+from tasks.pack import pack, packed_alike
 from tasks.retrieve import retrieve
 from tasks.shuffle import shuffle
 
@@ -31,6 +32,8 @@ def retrieve_and_pack(unique: Deduplicated, acquired: Acquired, config: CurateCo
     to it as they are."""
     earlier = acquired.earlier
     sources = collect("collect_sources", config.sources, config.collect, layout)
+    if acquired.ledger:
+        sources = drop_removed(sources, acquired.ledger, layout, "remaining_sources")
     embedded = embed(unique.images, config.embed, layout, base=taken_over(earlier, "embed", config.embed))
     clustered = cluster(embedded, config.cluster, layout, base=taken_over(earlier, "cluster", config.cluster))
     queries = embed(sources, config.embed, layout, "embed_sources")
@@ -44,7 +47,6 @@ def retrieve_and_pack(unique: Deduplicated, acquired: Acquired, config: CurateCo
         chosen = compose(chosen, hierarchy(embedded, config.hierarchy, layout), layout)
     as_is, composition = chosen.facts["as_is"], chosen.facts["composition"]
     rows = shuffle(chosen, sources, as_is=as_is, history=acquired.history, config=config.shuffle, layout=layout)
-    dataset = pack(
-        rows, composition=composition, config=config.pack, layout=layout, base=earlier.dataset if earlier else None
-    )
+    base = packed_alike(earlier.dataset, config.shuffle, config.pack) if earlier else None
+    dataset = pack(rows, composition=composition, config=config.pack, layout=layout, base=base)
     return Retrieved(dataset, pages)

@@ -1,5 +1,6 @@
 """What is to be taken out leaves: a new version of the dataset without it, then every file that still holds it."""
 
+import posixpath
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,9 +13,10 @@ from storage.errors import BadManifest
 from storage.layout import Layout
 from storage.manifest import load_manifest
 from tasks.earlier import load_base
-from tasks.ledger import Entry, append_entries, load_ledger
+from tasks.ledger import Entry, Ledger, append_entries, load_ledger
 from tasks.purge import purge
-from tasks.purge_plan import PurgePlan
+from tasks.purge_plan import PurgePlan, plan_purge
+from tasks.report import write_report
 from tasks.workers import workers
 
 
@@ -48,7 +50,16 @@ def remove_from_lvd(config: CurateConfig, entries: Sequence[Entry]) -> Removed:
     run = revise_lvd(config)
     with workers(config.workers):
         plan = purge(layout, [load_manifest(run.dataset)], load_ledger(layout))
+    write_report(run.chain, layout, posixpath.dirname(run.report))  # the purge deletes every page with pictures
     return Removed(run, plan)
+
+
+def would_be_removed(config: CurateConfig, entries: Sequence[Entry]) -> PurgePlan:
+    """What a removal would find below the root, as things are: nothing is written, no new dataset is made."""
+    layout = Layout.at(config.root)
+    ledger = load_ledger(layout)
+    with workers(config.workers):
+        return plan_purge(layout, [], Ledger((*ledger.entries, *entries)))
 
 
 def _named(config: CurateConfig) -> str:

@@ -17,6 +17,7 @@ from tasks.ledger import MATCHED_COLUMNS, Ledger
 from tasks.workers import map_parts
 
 _BASE = "base"
+_TRAINED = ("pretrain", "evaluate")
 Removed = Mapping[str, str]
 """Id of a removed image -> the entry that names it."""
 
@@ -49,6 +50,8 @@ class PurgePlan:
     """Other files and folders that are deleted: what no manifest names, receipts, reports."""
     outside: tuple[str, ...] = ()
     """Files outside the root that hold a removed image, left alone."""
+    trained: tuple[str, ...] = ()
+    """Trainings on a dataset that held one, left alone: their weights hold no image."""
 
     def lines(self) -> Iterator[str]:
         """One line for each thing that is or would be done."""
@@ -58,6 +61,7 @@ class PurgePlan:
         yield from (f"mark rows in {path}" for path in self.tables)
         yield from (f"delete {path}" for path in self.files)
         yield from (f"outside the root, NOT touched: {path}" for path in self.outside)
+        yield from (f"trained on it, NOT touched: {path}" for path in self.trained)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,11 @@ class Folder:
 
     path: str
     is_kept: bool
+
+    @property
+    def is_trained(self) -> bool:
+        """Weights and scores hold no image; whether they may stay is not for a purge to say."""
+        return posixpath.basename(posixpath.dirname(self.path)) in _TRAINED
 
     @cached_property
     def manifest(self) -> Manifest | None:
@@ -110,6 +119,7 @@ def plan_purge(layout: Layout, keep: Sequence[Manifest], ledger: Ledger) -> Purg
         tuple(t for folder in holders for t in folder.tables if holdings[t].kept and t not in folder.unnamed),
         tuple(_leftovers(doomed, holders, tars, staying, layout)),
         outside,
+        tuple(folder.path for folder in staying if folder.is_trained and not folder.is_kept),
     )
 
 
@@ -189,6 +199,8 @@ def _holds(
     """Whether a superseded folder holds a removed image, as the module says."""
     if folder.path not in known:
         known[folder.path] = False
+        if folder.is_trained:
+            return False
         if folder.manifest is None or any(holdings[table].ids for table in folder.tables):
             known[folder.path] = True
         elif not any(_has_ids(table) for table in folder.tables):

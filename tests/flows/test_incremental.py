@@ -183,8 +183,13 @@ def test_a_removed_image_leaves_every_file_and_a_later_crawl_does_not_bring_it_b
     url = held[victim]["url"]
     file = write_config(crawls.configs[1], tmp_path / "run.yaml")
     shutil.rmtree(crawls.root / "aside", ignore_errors=True)
-    assert main(["remove", str(file), "--url", url, "--reason", "the owner asked"]) == 0
+    named = ["remove", str(file), "--url", url, "--reason", "the owner asked"]
+    assert main([*named, "--dry-run"]) == 0
+    assert "delete folder" in capsys.readouterr().out
+    assert Path(crawls.second.dataset.directory).exists()
+    assert main(named) == 0
     assert "1 images are named by the ledger" in capsys.readouterr().out
+    assert sorted(crawls.root.glob("runs/*/report.html"))  # of the run that is left
     left = [
         path
         for path in crawls.root.rglob("*")

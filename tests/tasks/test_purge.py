@@ -291,3 +291,14 @@ def _kill(patch: pytest.MonkeyPatch, after: int) -> None:
 
     for name in STEPS:
         patch.setattr(purging, name, wrapped(getattr(purging, name)))
+
+
+def test_weights_that_were_trained_on_it_are_named_and_left_alone(tmp_path: Path) -> None:
+    before = run(tmp_path)
+    teacher = Path(before.layout.stage("pretrain", "f" * 64)) / "checkpoints" / "teacher.safetensors"
+    teacher.parent.mkdir(parents=True)
+    teacher.write_bytes(b"weights of a training that has not finished")
+    after = _remove(before, tmp_path, _entry("url", url_of(0)))
+    plan = purge(after.layout, [after.dataset], load_ledger(after.layout))
+    assert teacher.exists()
+    assert any("NOT touched" in line and "pretrain" in line for line in plan.lines())
