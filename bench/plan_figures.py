@@ -58,7 +58,7 @@ class Figure:
 
 def _per_image(kind: str, *steps: str) -> Callable[[Any], float]:
     def read(content: Any) -> float:
-        return float(sum(content[kind]["seconds_one_after_the_other"][step] for step in steps) / content["images"])
+        return float(sum(content[kind]["processor_seconds"][step] for step in steps) / content["images"])
 
     return read
 
