@@ -23,6 +23,7 @@ def test_the_promised_deployments_are_there_on_their_pools() -> None:
     assert found == {
         "curate-lvd/prod": "cpu",
         "curate-lvd/sample": "cpu",
+        "revise-lvd/prod": "cpu",
         "pretrain/prod": "gpu",
         "evaluate/prod": "gpu",
     }
