@@ -21,6 +21,8 @@ ENOUGH = 10
 """Lines before which nothing is said of a trend."""
 SETTLED_SHARE = 0.1
 """Share of a run after which it should have left its beginning, warm-up or not."""
+BEGINNING_STEPS = 500
+"""Steps that belong to the beginning of any run: targets are uniform until the heads have learnt something."""
 
 UNIFORM, SHARP = 0.99, 0.05
 """Entropy of targets, of log(prototypes): above and below, they say nothing of their image."""
@@ -70,6 +72,12 @@ def collapse(history: Sequence[Line]) -> str | None:
         return None
     share = _now(entropy) / max(_now(marginal) - math.log(max(_now(used), 1e-12)), 1e-12)  # of log(prototypes)
     level = f"{_now(entropy):.3g} nats, {100 * share:.0f} % of log(prototypes)"
+    if share > UNIFORM and not had_some:
+        return (
+            f"the teacher's targets have never left uniform (entropy {level}). Lower method.teacher_temperature; "
+            "shorten optim.warmup_steps and optim.frozen_last_layer_steps or raise optim.lr; lower the first of "
+            "method.teacher_momentum in a short run; look at what data points to."
+        )
     if share > UNIFORM:
         return f"the teacher's targets are nearly uniform (entropy {level}): collapse. {_COLLAPSE}"
     if share < SHARP:
@@ -175,8 +183,11 @@ RULES: Mapping[str, Rule] = {
 
 
 def settled(history: Sequence[Line]) -> bool:
-    """Whether a run should have left its beginning: its learning rate has been higher, or a tenth of it is over."""
+    """Whether a run should have left its beginning: its learning rate has been higher, or a tenth of it is over, and
+    it has taken some hundred steps."""
     newest = history[-1]
+    if newest["step"] < BEGINNING_STEPS:
+        return False
     rates = _values(history, "lr")
     past_peak = bool(rates) and rates[-1] < max(rates)
     return past_peak or newest["step"] >= SETTLED_SHARE * newest["num_steps"]

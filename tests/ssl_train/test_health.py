@@ -78,7 +78,8 @@ def test_targets_that_never_leave_uniform_are_a_collapse_once_the_beginning_is_o
     never = planted(healthy(), since=0, **flat)
     warm_up = [line | {"num_steps": 10 * NUM_STEPS, "lr": 1e-6 * line["step"]} for line in never]
     assert find_warnings(warm_up[:30]) == {}
-    assert "nearly uniform" in find_warnings(never)["collapse"]
+    assert find_warnings(never[:49]) == {}  # too few steps for any run
+    assert "never left uniform" in find_warnings(never)["collapse"]
 
 
 def test_a_marginal_entropy_that_falls_to_the_targets_own_is_a_collapse() -> None:
