@@ -32,8 +32,9 @@ from tests.flows.conftest import STEPS, Finished, Served, write_config
 
 CHAIN = [
     *("extract", "url_policy", "download", "screen", "hash_dedup", "safety", "describe", "collect_benchmarks"),
-    *("describe_benchmarks", "copy_graph", "self_dedup", "link_benchmark", "link_references", "relative_dedup", "embed"),
-    *("cluster", "collect_sources", "embed_sources", "retrieve", "inspect", "shuffle", "pack", "pretrain", "evaluate"),
+    *("describe_benchmarks", "copy_graph", "self_dedup", "link_benchmark", "link_references", "relative_dedup"),
+    *("embed", "cluster", "collect_sources", "embed_sources", "retrieve", "inspect", "shuffle", "pack"),
+    *("pretrain", "evaluate"),
 ]
 
 
