@@ -130,7 +130,9 @@ def medians(runs: dict[str, list[Run]]) -> dict[str, Any]:
 
 
 def profile(vectors: npt.NDArray[np.float16], clusters: int, rows: int = 1024) -> dict[str, float]:
-    """Where an iteration's time goes, in microseconds per row and 4096 clusters: the best of 10 on one tile."""
+    """Where an iteration's time goes, in microseconds per row and 4096 clusters, of one thread: the best of 10 on one tile."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     centroids = fit_kmeans(InMemory(vectors[: 4 * clusters]), num_clusters=clusters, seed=0, iterations=1).centroids
     near, block = Centroids(centroids), vectors[:rows].astype(np.float32)
     low, slack = near._lower(block)
@@ -157,6 +159,7 @@ def profile(vectors: npt.NDArray[np.float16], clusters: int, rows: int = 1024) -
     for name, step in steps.items():
         step()
         result[name] = round(min(timed(step)[0] for _ in range(10)) / rows * 1e6, 3)
+    torch.set_num_threads(threads)
     return result | {"candidates": round(float(found.counts.mean()), 2)}
 
 
