@@ -2,7 +2,8 @@
 
     python -m bench.loader [--images 192] [--repeats 3]
 
-Photographs of 500 and of 1,280 pixels (longer side) in WebDataset tars; two crops of 224, eight of 96. One process, one
+Photographs of 500 and of 1,280 pixels (longer side, enlarged from 400, so that they decode faster than sharp ones) in
+WebDataset tars; two crops of 224, eight of 96. One process, one
 thread; figures are images by second of processor time, which others on the machine do not change much, the median of
 interleaved repeats. Peers: PIL and torchvision's operations (bench/pil_multicrop.py) from the same byte ranges, and
 after webdataset's own reading and decoding. `cores` is what a step of so many images a second needs, with a fifth to
