@@ -22,12 +22,15 @@ from tasks.config import StageConfig
 from tasks.progress import StageProgress, run_logger
 from tasks.stage import Outcome, Stage, stage_task
 
-VERSION = 1
+VERSION = 2
 TEACHER = "teacher.safetensors"
+HEADS = "heads.safetensors"
 METRICS = "metrics.jsonl"
 _LOG_SECONDS = 1.0
 _NOT_DECIDING = frozenset({"output_dir", "checkpoint", "metrics", "efficiency"})
-_SHOWN_METRICS = ("teacher_entropy", "images_per_second")
+_SHOWN_METRICS = frozenset(
+    {"feature_rank", "images_per_second", "knn_top1", "mfu", "teacher_entropy", "teacher_student_kl"}
+)
 
 
 class Pretrain(StageConfig):
@@ -43,6 +46,9 @@ class Pretrain(StageConfig):
     """Nodes; more than one needs `nodes_rendezvous`, and the same flow started on each."""
     nodes_rendezvous: str | None = None
     """host:port of torchrun's rendezvous when there are several nodes."""
+
+    max_restarts: Annotated[int, Field(ge=0, le=100)] = 3
+    """How often torchrun starts all processes anew, from the newest checkpoint, when one has died."""
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
@@ -92,13 +98,17 @@ def pretrain(dataset: Manifest, config: Pretrain, layout: Layout) -> Manifest:
     )
     run_yaml = stage.path("run.yaml")
     write_bytes(run_yaml, dump_config(settings).encode())
+    environment = {"OMP_NUM_THREADS": "1"} if config.num_processes > 1 else {}
+    if config.num_nodes > 1:  # nodes count their restarts differently, and one store would mix them up
+        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     run_child(
         [*torchrun(config), "-m", "ssl_train.train", run_yaml],
         log_file=Path(stage.path("log.txt")),
         on_line=_Watcher(Path(stage.path(METRICS))),
-        environment={"OMP_NUM_THREADS": "1"} if config.num_processes > 1 else {},
+        environment=environment,
     )
-    outcome = Outcome(dataset.rows_kept, dataset.rows_kept, files=[_entry(stage, TEACHER), _entry(stage, METRICS)])
+    files = [_entry(stage, name) for name in (TEACHER, HEADS, METRICS)]
+    outcome = Outcome(dataset.rows_kept, dataset.rows_kept, files=files)
     return stage.publish([outcome], facts=_facts(Path(stage.path(METRICS))))
 
 
@@ -125,18 +135,22 @@ def pretrain_elsewhere(dataset: Manifest, config: Pretrain, layout: Layout, depl
 def torchrun(config: Pretrain) -> list[str]:
     """The launcher's words, for one node or several."""
     argv = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={config.num_processes}"]
+    argv.append(f"--max-restarts={config.max_restarts}")
     if config.num_nodes == 1:
         return [*argv, "--standalone"]
     return [*argv, f"--nnodes={config.num_nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.nodes_rendezvous}"]
 
 
 class _Watcher:
-    """Told every line of the trainer's log: forwards about one a second, and the metrics' step as progress."""
+    """Told every line of the trainer's log: forwards about one a second and every warning; steps are progress."""
 
     def __init__(self, metrics: Path) -> None:
         self._metrics, self._progress, self._logged = metrics, StageProgress("pretrain"), 0.0
 
     def __call__(self, line: str) -> None:
+        if line.startswith(("warning: ", "recovered: ")):
+            run_logger().warning(line)
+            return
         now = time.monotonic()
         if now - self._logged < _LOG_SECONDS:
             return
