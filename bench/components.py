@@ -26,7 +26,7 @@ from scipy.sparse.csgraph import connected_components
 from bench.measure import machine, peak_megabytes, save
 from tasks.algorithms.components import Components, components_of
 from tasks.algorithms.self_join import Edges
-from tasks.edge_files import read_edges, write_edges
+from tasks.graph.files import read_edges, write_edges
 
 EDGES_PER_NODE = 5
 GROUP = 16

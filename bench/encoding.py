@@ -34,7 +34,7 @@ from tasks.encoders import BuiltEncoder, Sscd, VitEncoder
 from tasks.encoders import Pixels as PixelsEncoder
 from tasks.encoders.base import bounded_threads
 from tasks.encoders.network import Preparation
-from tasks.encoding import encode_images, read_images
+from tasks.encoding.images import encode_images, read_images
 
 _BLOCKS = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
 

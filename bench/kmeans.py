@@ -130,7 +130,7 @@ def medians(runs: dict[str, list[Run]]) -> dict[str, Any]:
 
 
 def profile(vectors: npt.NDArray[np.float16], clusters: int, rows: int = 1024) -> dict[str, float]:
-    """Where an iteration's time goes, in microseconds per row and 4096 clusters, of one thread: the best of 10 on one tile."""
+    """Where an iteration's time goes: microseconds per row and 4096 clusters, one thread, the best of 10 on a tile."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     centroids = fit_kmeans(InMemory(vectors[: 4 * clusters]), num_clusters=clusters, seed=0, iterations=1).centroids

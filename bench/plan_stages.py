@@ -4,7 +4,7 @@ A stage takes resources: gpu_seconds and core_seconds (of work, over all devices
 costs the flow and the scheduler a while), serial_seconds (one process, nothing beside it), and memory_bytes of its
 largest process. Where there are no GPUs, `core_seconds_without_gpu` stands for gpu_seconds. The formulas are those of
 the docstrings of the code they plan: `tasks/algorithms/join_cost.py`, tasks/copy_graph.py, tasks/cluster.py,
-tasks/retrieve_search.py, tasks/self_dedup.py, tasks/relative_dedup.py, tasks/pack.py.
+tasks/retrieval/search.py, tasks/self_dedup.py, tasks/relative_dedup.py, tasks/pack.py.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from tasks.algorithms.join_cost import UNEVENNESS, join_cost
 from tasks.cluster import MAX_CLUSTERS, Cluster
 from tasks.config import StageConfig
 from tasks.copy_graph import CopyGraph
-from tasks.graph_config import Cells
+from tasks.graph.config import Cells
 from tasks.retrieve import Retrieve
 
 RESOURCES = (
@@ -93,7 +93,7 @@ class Work(StageConfig):
 
 
 CONSTANTS: dict[str, tuple[float, str]] = {
-    "assignments": (Cells().assignments, "tasks.graph_config.Cells.assignments"),
+    "assignments": (Cells().assignments, "tasks.graph.config.Cells.assignments"),
     "unevenness": (UNEVENNESS, "tasks.algorithms.join_cost.UNEVENNESS"),
     "group_bytes": (CopyGraph().group_bytes, "tasks.copy_graph.CopyGraph.group_bytes"),
     "rows_per_file": (CopyGraph().rows_per_file, "tasks.copy_graph.CopyGraph.rows_per_file"),

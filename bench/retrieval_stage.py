@@ -30,8 +30,8 @@ from tasks.algorithms.blocks import InMemory
 from tasks.algorithms.kmeans import assign, fit_kmeans
 from tasks.cluster import CENTROIDS
 from tasks.config import StageConfig
+from tasks.retrieval.steps import Work
 from tasks.retrieve import Retrieve, SourceRule, retrieve
-from tasks.retrieve_steps import Work
 from tasks.stage import Outcome, Stage
 
 _PART = 10_000

@@ -10,7 +10,7 @@ from tasks.earlier import Earlier, load_earlier
 from tasks.extract import extract
 from tasks.hash_dedup import hash_dedup
 from tasks.image_filter import filter_images
-from tasks.ledger import Ledger, drop_removed, load_ledger
+from tasks.removal.ledger import Ledger, drop_removed, load_ledger
 from tasks.unite import unite
 from tasks.url_policy import url_policy
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from flows.presets import preset_names
 from storage.errors import StorageError
 from storage.layout import Layout
-from tasks.ledger import entries_of
+from tasks.removal.ledger import entries_of
 from tasks.report import funnel, print_funnel
 from tasks.runs import load_chain
 from tasks.trace import Step, trace

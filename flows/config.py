@@ -22,7 +22,7 @@ from tasks.filters import Faces, Geometry, Nsfw
 from tasks.hash_dedup import HashDedup
 from tasks.hierarchy import Hierarchy
 from tasks.image_filter import ImageFilter
-from tasks.inspection_config import Inspection
+from tasks.inspection.config import Inspection
 from tasks.launch import Pretrain
 from tasks.pack import Pack
 from tasks.preflight import Plug

@@ -14,15 +14,15 @@ from flows.retrieve import Retrieved, retrieve_and_pack
 from storage.errors import StorageError
 from storage.layout import Layout
 from storage.manifest import Manifest
-from tasks.benchmark_links import LinkRecallTooLow
 from tasks.child import ChildFailed
 from tasks.copy_graph import RecallTooLow
 from tasks.encoders import EncoderUnavailable
 from tasks.filters import FilterUnavailable
-from tasks.leak_test import LeakTestFailed
+from tasks.leaks.links import LinkRecallTooLow
+from tasks.leaks.self_test import LeakTestFailed
 from tasks.preflight import check_inputs
 from tasks.publish import Published, publish_run, ui_address
-from tasks.purge_plan import StillHeld
+from tasks.removal.plan import StillHeld
 from tasks.report import funnel, print_funnel
 from tasks.stage import PartsFailed
 from tasks.web.errors import AcquireError

@@ -13,9 +13,9 @@ from tasks.compose import compose
 from tasks.earlier import taken_over
 from tasks.embed import embed
 from tasks.hierarchy import hierarchy
-from tasks.inspection import Inspected, inspect_run
-from tasks.ledger import drop_removed
+from tasks.inspect_run import Inspected, inspect_run
 from tasks.pack import pack, packed_alike
+from tasks.removal.ledger import drop_removed
 from tasks.retrieve import retrieve
 from tasks.shuffle import shuffle
 

@@ -13,9 +13,9 @@ from storage.errors import BadManifest
 from storage.layout import Layout
 from storage.manifest import load_manifest
 from tasks.earlier import load_base
-from tasks.ledger import Entry, Ledger, append_entries, load_ledger
-from tasks.purge import purge
-from tasks.purge_plan import PurgePlan, plan_purge
+from tasks.removal.ledger import Entry, Ledger, append_entries, load_ledger
+from tasks.removal.plan import PurgePlan, plan_purge
+from tasks.removal.purge import purge
 from tasks.report import write_report
 from tasks.workers import workers
 

@@ -14,11 +14,11 @@ from tasks.algorithms.blocks import Floats
 from tasks.algorithms.kmeans import KMeans, assign
 from tasks.algorithms.kmeans_nearest import Precision
 from tasks.algorithms.kmeans_seeding import ROWS_PER_CLUSTER
-from tasks.cluster_fit import fit_parts
-from tasks.cluster_points import Parts, pool_parts, read_array, write_array
-from tasks.cluster_seeding import Compute
+from tasks.clusters.fit import fit_parts
+from tasks.clusters.points import Parts, pool_parts, read_array, write_array
+from tasks.clusters.seeding import Compute
 from tasks.config import StageConfig
-from tasks.graph_scratch import scratch_map, sweep
+from tasks.graph.scratch import scratch_map, sweep
 from tasks.pool import Pool, Verdicts, with_verdicts
 from tasks.stage import Outcome, Stage, stage_task
 

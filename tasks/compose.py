@@ -14,8 +14,8 @@ from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.tables import count_drops, read_table, write_table
 from tasks.config import StageConfig
+from tasks.retrieval.rules import with_total
 from tasks.retrieve import write_composition
-from tasks.retrieve_rules import with_total
 from tasks.stage import Outcome, Stage, stage_task
 
 VERSION = 1

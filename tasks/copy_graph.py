@@ -2,22 +2,22 @@
 
 DINOv2 (arXiv 2304.07193, App. A.3) makes a graph of 64 neighbours for its self-dedup (similarity > 0.6) and another for
 its benchmarks (> 0.45). Here one graph at the lowest threshold serves both, any threshold above it, and later crawls.
-What each method costs stands in graph_exact, graph_cells and graph_faiss; how edges are bounded, in graph_limit.
+What each method costs stands in graph.exact, graph.cells and graph.by_faiss; how edges are bounded, in graph.limit.
 """
 
 from typing import Any
 
 from storage.layout import Layout
 from storage.manifest import Manifest
-from tasks.edge_files import read_edges
-from tasks.graph_base import Base, Known, find_known, known_pairs
-from tasks.graph_config import Auto, Cells, CopyGraph, Exact, Faiss, resolve
-from tasks.graph_edges import ThresholdTooLow, edge_paths, graph_edges
-from tasks.graph_limit import Ranges, limit_pairs
-from tasks.graph_methods import Found, Run, find_pairs, judge_graph
-from tasks.graph_recall import RecallTooLow
-from tasks.graph_rows import PoolFiles
-from tasks.graph_scratch import Files, sweep
+from tasks.graph.base import Base, Known, find_known, known_pairs
+from tasks.graph.config import Auto, Cells, CopyGraph, Exact, Faiss, resolve
+from tasks.graph.edges import ThresholdTooLow, edge_paths, graph_edges
+from tasks.graph.files import read_edges
+from tasks.graph.limit import Ranges, limit_pairs
+from tasks.graph.methods import Found, Run, find_pairs, judge_graph
+from tasks.graph.recall import RecallTooLow
+from tasks.graph.rows import PoolFiles
+from tasks.graph.scratch import Files, sweep
 from tasks.pool import NoImages
 from tasks.progress import run_logger
 from tasks.stage import Stage, stage_task

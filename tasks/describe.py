@@ -18,7 +18,10 @@ from storage.manifest import FileEntry, Manifest
 from storage.vectors import Vectors
 from tasks.algorithms.whitening import fit_among_copies
 from tasks.config import StageConfig
-from tasks.encoded_parts import (
+from tasks.encoders import Encoder, Pixels
+from tasks.encoders.network import Sha256
+from tasks.encoding.known import IncompatibleBase
+from tasks.encoding.parts import (
     SAMPLE,
     WHITENING,
     WHOLE,
@@ -29,9 +32,6 @@ from tasks.encoded_parts import (
     require_images,
     sample_part,
 )
-from tasks.encoders import Encoder, Pixels
-from tasks.encoders.network import Sha256
-from tasks.known_vectors import IncompatibleBase
 from tasks.pool import NoImages
 from tasks.stage import Outcome, Stage, stage_task
 

@@ -5,8 +5,8 @@ DINOv2 used a self-supervised ViT-H/16 trained on ImageNet-22k and cosine simila
 
 from storage.layout import Layout
 from storage.manifest import Manifest
-from tasks.encoded_parts import Encodes, PartEncoder, encode_stage, require_images
 from tasks.encoders import Encoder, Textures
+from tasks.encoding.parts import Encodes, PartEncoder, encode_stage, require_images
 from tasks.stage import Stage, stage_task
 
 VERSION = 2

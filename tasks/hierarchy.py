@@ -18,13 +18,13 @@ from tasks.algorithms.blocks import Array
 from tasks.algorithms.hierarchy import default_levels, default_sample_size
 from tasks.algorithms.kmeans_seeding import ROWS_PER_CLUSTER
 from tasks.cluster import MAX_CLUSTERS, Efficiency
-from tasks.cluster_points import pool_parts, write_array
-from tasks.cluster_seeding import Compute
+from tasks.clusters.balanced_sample import sample_pool
+from tasks.clusters.levels import LevelPlan, fit_level, label_all, write_points
+from tasks.clusters.points import pool_parts, write_array
+from tasks.clusters.seeding import Compute
+from tasks.clusters.split import split_clusters
 from tasks.config import StageConfig
-from tasks.graph_scratch import sweep
-from tasks.hierarchy_levels import LevelPlan, fit_level, label_all, write_points
-from tasks.hierarchy_sampling import sample_pool
-from tasks.hierarchy_split import split_clusters
+from tasks.graph.scratch import sweep
 from tasks.pool import Pool
 from tasks.stage import Stage, stage_task
 

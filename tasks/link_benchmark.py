@@ -11,11 +11,11 @@ from pydantic import Field
 from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.vectors import Vectors
-from tasks.benchmark_links import LinkJoin, check_recall, groups_of, link_group, make_side
 from tasks.config import StageConfig
 from tasks.describe import Describe
-from tasks.leak_test import LeakTest, Recompress, leak_test
-from tasks.references import References, content_hash, earlier_stages
+from tasks.leaks.links import LinkJoin, check_recall, groups_of, link_group, make_side
+from tasks.leaks.references import References, content_hash, earlier_stages
+from tasks.leaks.self_test import LeakTest, Recompress, leak_test
 from tasks.relative_dedup import RelativeDedup
 from tasks.stage import Stage, stage_task
 

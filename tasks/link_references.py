@@ -19,8 +19,8 @@ from storage.vectors import read_array
 from tasks.algorithms.cross_join import cross_pairs
 from tasks.algorithms.self_join import Edges
 from tasks.config import StageConfig
-from tasks.edge_files import merge, select, write_edges
-from tasks.references import References, all_names, content_hash, earlier_stages, two_of
+from tasks.graph.files import merge, select, write_edges
+from tasks.leaks.references import References, all_names, content_hash, earlier_stages, two_of
 from tasks.relative_dedup import RelativeDedup
 from tasks.stage import Outcome, Stage, stage_task
 

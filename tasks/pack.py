@@ -19,11 +19,11 @@ from storage.filesystem import join
 from storage.layout import Layout
 from storage.manifest import Manifest
 from tasks.config import StageConfig
-from tasks.dataset_card import Card, write_cards
-from tasks.exchange import Stretch, plan_shards, range_bounds, take_ranks
 from tasks.lineage import ancestry
-from tasks.pack_base import HeldShard, Source, carry_shard, count_new, differences, held_shards
-from tasks.packed_images import Images, Original, joined, rows_of, write_shard
+from tasks.packing.base import HeldShard, Source, carry_shard, count_new, differences, held_shards
+from tasks.packing.dataset_card import Card, write_cards
+from tasks.packing.exchange import Stretch, plan_shards, range_bounds, take_ranks
+from tasks.packing.images import Images, Original, joined, rows_of, write_shard
 from tasks.shuffle import Shuffle, shuffled_files
 from tasks.stage import Outcome, Stage, stage_task
 

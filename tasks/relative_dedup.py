@@ -16,14 +16,14 @@ from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.tables import count_drops, kept, read_table, write_table
 from storage.vectors import read_array, write_array
-from tasks.benchmark_links import LinkJoin
-from tasks.borderline import BORDERLINE, write_borderline
 from tasks.config import StageConfig
 from tasks.copy_graph import graph_edges
-from tasks.leak_judge import LeakJudge, PartLeaks
-from tasks.leak_test import LeakTest
+from tasks.leaks.borderline import BORDERLINE, write_borderline
+from tasks.leaks.judge import LeakJudge, PartLeaks
+from tasks.leaks.links import LinkJoin
+from tasks.leaks.references import References, all_names
+from tasks.leaks.self_test import LeakTest
 from tasks.pool import Verdicts, with_verdicts
-from tasks.references import References, all_names
 from tasks.stage import Outcome, Stage, stage_task
 
 VERSION = 2

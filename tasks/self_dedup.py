@@ -20,11 +20,11 @@ from tasks.algorithms.component_cut import cut_components
 from tasks.algorithms.components import Components, Integers, component_sizes, keepers, size_histogram
 from tasks.algorithms.groups import grouped_rows, raise_to, size_table
 from tasks.config import StageConfig
-from tasks.graph_edges import graph_edges
-from tasks.graph_recall import RecallTooLow
-from tasks.graph_rows import PoolFiles
-from tasks.graph_scratch import load_array, save_array, sweep
-from tasks.keeper_rule import Keeper, describe_grouped, preference
+from tasks.graph.edges import graph_edges
+from tasks.graph.keeper_rule import Keeper, describe_grouped, preference
+from tasks.graph.recall import RecallTooLow
+from tasks.graph.rows import PoolFiles
+from tasks.graph.scratch import load_array, save_array, sweep
 from tasks.pool import Pool, Verdicts, with_verdicts
 from tasks.progress import run_logger
 from tasks.stage import Outcome, Stage, stage_task

@@ -25,8 +25,8 @@ from storage.records import IMAGE_COLUMNS, IMAGE_FIELDS
 from storage.tables import kept, read_table
 from tasks.algorithms.sampling import id_keys
 from tasks.config import StageConfig
-from tasks.exchange import ORDER, count_ranges, write_ordered
-from tasks.json_columns import json_objects
+from tasks.packing.exchange import ORDER, count_ranges, write_ordered
+from tasks.packing.json_columns import json_objects
 from tasks.stage import Outcome, Stage, stage_task
 
 VERSION = 2

@@ -18,7 +18,7 @@ from storage.manifest import Manifest
 from storage.tables import count_drops, kept, read_table, write_table
 from tasks.config import StageConfig
 from tasks.extract import SCHEMA
-from tasks.ledger import REMOVED, Ledger
+from tasks.removal.ledger import REMOVED, Ledger
 from tasks.stage import Outcome, Stage, stage_task
 from tasks.web.domains import lists_key, load_domain_set
 from tasks.web.errors import EmptyCrawl

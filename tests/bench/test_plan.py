@@ -12,7 +12,7 @@ from bench.plan import configs, evaluated, named_numbers, names_in, plan, table,
 from bench.plan_figures import FIGURES, MEASURED, MISSING, read_figures
 from bench.plan_stages import CONSTANTS, DERIVED, RESOURCES, STAGES, Machines, Work, join_numbers
 from tasks.algorithms.join_cost import join_cost
-from tasks.graph_config import Cells
+from tasks.graph.config import Cells
 
 
 def stage(found: dict, name: str) -> dict:

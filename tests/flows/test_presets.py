@@ -8,8 +8,8 @@ import yaml
 
 from flows.config import CurateConfig
 from flows.presets import UnknownPreset, preset_names, with_preset
+from tasks.retrieval.rules import nominal_composition
 from tasks.retrieve import Retrieve
-from tasks.retrieve_rules import nominal_composition
 
 # DINOv2 (arXiv 2304.07193), Table 15: source, images, mode, retrieved, final.
 TABLE_15 = [

@@ -14,7 +14,7 @@ from storage.manifest import FileEntry, Manifest
 from storage.tables import kept, read_table, write_table
 from tasks.algorithms.self_join import Edges
 from tasks.copy_graph import CopyGraph, copy_graph
-from tasks.inspection import Inspected
+from tasks.inspect_run import Inspected
 from tasks.link_benchmark import link_benchmark
 from tasks.link_references import link_references
 from tasks.relative_dedup import RelativeDedup, relative_dedup

@@ -12,7 +12,7 @@ from storage.tables import kept, read_table
 from storage.vectors import Vectors
 from tasks.algorithms.self_join import Edges
 from tasks.config import StageConfig
-from tasks.edge_files import write_edges
+from tasks.graph.files import write_edges
 from tasks.link_benchmark import link_benchmark
 from tasks.link_references import link_references
 from tasks.pool import Verdicts, write_verdicts

@@ -18,8 +18,8 @@ from storage.vectors import write_vectors
 from tasks.config import StageConfig
 from tasks.download import SCHEMA as DOWNLOADED
 from tasks.hash_dedup import HashDedup, hash_dedup
-from tasks.ledger import drop_removed, load_ledger
 from tasks.pack import Pack, pack
+from tasks.removal.ledger import drop_removed, load_ledger
 from tasks.shuffle import HISTORY_COLUMNS, Shuffle, shuffle
 from tasks.stage import Outcome, Stage
 from tasks.web.urls import name_url

@@ -13,8 +13,8 @@ from storage.tables import read_table, table_from_rows, write_table
 from storage.vectors import write_array, write_vectors
 from tasks.algorithms.sampling import id_keys
 from tasks.cluster import CENTROIDS
+from tasks.retrieval.rules import SourceMode, modes_of
 from tasks.retrieve import Retrieve, retrieve
-from tasks.retrieve_rules import SourceMode, modes_of
 from tasks.stage import Outcome, Stage
 from tests.tasks.vector_stages import SCHEMA, Made, image_row, made_stage, rows_of, unit
 

@@ -9,7 +9,6 @@ import pytest
 from storage.filesystem import list_files
 from storage.layout import Layout
 from storage.manifest import Manifest
-from tasks import cluster_fit
 from tasks.algorithms.blocks import InMemory
 from tasks.algorithms.kmeans import KMeans, fit_kmeans
 from tasks.algorithms.sampling import id_keys
@@ -23,6 +22,7 @@ from tasks.cluster import (
     default_clusters,
     load_centroids,
 )
+from tasks.clusters import fit as cluster_fit
 from tasks.pool import NoImages
 from tasks.stage import Stage
 from tasks.workers import Workers, workers

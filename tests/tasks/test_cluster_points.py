@@ -5,7 +5,7 @@ import pytest
 
 from storage.filesystem import exists
 from storage.layout import Layout
-from tasks.cluster_points import (
+from tasks.clusters.points import (
     Parts,
     array_parts,
     groups_of,

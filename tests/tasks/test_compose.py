@@ -7,8 +7,8 @@ from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.tables import read_table
 from tasks.compose import OtherPool, compose
+from tasks.retrieval.rules import SourceRule
 from tasks.retrieve import Retrieve
-from tasks.retrieve_rules import SourceRule
 from tasks.stage import PartsFailed
 from tests.tasks.retrieval_world import World, brought
 from tests.tasks.vector_stages import image_row, made_stage, rows_of

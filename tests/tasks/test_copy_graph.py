@@ -11,7 +11,6 @@ import pytest
 
 from storage.layout import Layout
 from storage.manifest import Manifest
-from tasks import graph_cells, graph_exact, graph_limit
 from tasks.algorithms.components import Components
 from tasks.algorithms.edge_limit import limit_edges
 from tasks.algorithms.self_join import Edges
@@ -26,7 +25,10 @@ from tasks.copy_graph import (
     copy_graph,
     graph_edges,
 )
-from tasks.edge_files import merge
+from tasks.graph import cells as graph_cells
+from tasks.graph import exact as graph_exact
+from tasks.graph import limit as graph_limit
+from tasks.graph.files import merge
 from tasks.pool import NoImages
 from tasks.stage import PartsFailed
 from tasks.workers import Workers, workers

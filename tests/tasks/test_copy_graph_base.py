@@ -8,8 +8,8 @@ import pytest
 
 from storage.layout import Layout
 from storage.manifest import Manifest
-from tasks import graph_exact
 from tasks.copy_graph import Cells, CopyGraph, copy_graph
+from tasks.graph import exact as graph_exact
 from tests.tasks.test_copy_graph import LOOSE, edges_of, families, files_of, pool
 from tests.tasks.vector_stages import unit
 

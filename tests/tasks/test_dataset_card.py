@@ -12,10 +12,10 @@ import yaml
 
 from storage.filesystem import read_bytes
 from storage.manifest import Manifest
-from tasks.croissant import MIME_TYPES
-from tasks.dataset_card import Card, readme
 from tasks.pack import Pack
-from tasks.packed_images import Bounded
+from tasks.packing.croissant import MIME_TYPES
+from tasks.packing.dataset_card import Card, readme
+from tasks.packing.images import Bounded
 from tests.tasks.packing import packed, samples, tars
 
 CARD = Card(title="Cats | and dogs", licence="cc-by-4.0", contact="out@a.test", published=date(2026, 1, 2))

@@ -15,8 +15,8 @@ from storage.vectors import Vectors
 from tasks.collect import Collect, Collection, collect
 from tasks.describe import Describe, Whiten, describe
 from tasks.embed import Embed, embed
-from tasks.encoded_parts import WHITENING, load_whitening
 from tasks.encoders import Pixels, Textures
+from tasks.encoding.parts import WHITENING, load_whitening
 from tasks.pool import NoImages
 from tests.tasks.encoders.pictures import copies, scenes
 from tests.tasks.image_stages import downloaded

@@ -14,13 +14,14 @@ from storage.images import encode_jpeg
 from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.tables import read_table
-from tasks import encoded_parts, known_vectors
 from tasks.collect import Collect, Collection, collect
 from tasks.describe import Describe, FittedBy, Whiten, describe
 from tasks.embed import Embed, embed
-from tasks.encoded_parts import WHITENING
 from tasks.encoders import Pixels, TorchScript
-from tasks.known_vectors import IncompatibleBase, index_vectors, row_keys
+from tasks.encoding.images import known as known_vectors
+from tasks.encoding.images import parts as encoded_parts
+from tasks.encoding.known import IncompatibleBase, index_vectors, row_keys
+from tasks.encoding.parts import WHITENING
 from tasks.workers import Workers, workers
 from tests.tasks.encoders.pictures import scenes
 from tests.tasks.image_stages import downloaded

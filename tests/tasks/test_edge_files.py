@@ -10,9 +10,9 @@ import pytest
 
 from storage.errors import UnreachableStorage
 from storage.filesystem import read_bytes
-from tasks import edge_files
 from tasks.algorithms.self_join import Edges
-from tasks.edge_files import merge, read_edges, select, whole_blocks, write_edges
+from tasks.graph import files as edge_files
+from tasks.graph.files import merge, read_edges, select, whole_blocks, write_edges
 
 
 @pytest.fixture

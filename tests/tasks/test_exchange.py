@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.exchange import ORDER, count_ranges, plan_shards, range_bounds, read_stretch, take_ranks, write_ordered
+from tasks.packing.exchange import (
+    ORDER,
+    count_ranges,
+    plan_shards,
+    range_bounds,
+    read_stretch,
+    take_ranks,
+    write_ordered,
+)
 
 
 def _files(folder: Path, keys: list[int], num_files: int, num_ranges: int) -> list[str]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from storage.layout import Layout
-from tasks.graph_rows import PoolFiles, read_columns, read_vectors, take_vectors
-from tasks.graph_scratch import bucket_size, read_bucket, write_buckets
+from tasks.graph.rows import PoolFiles, read_columns, read_vectors, take_vectors
+from tasks.graph.scratch import bucket_size, read_bucket, write_buckets
 from tests.tasks.vector_stages import image_row, made_stage
 
 SIZES = [0, 3, 1, 0, 0, 6, 2, 0]

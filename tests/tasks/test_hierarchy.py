@@ -9,12 +9,14 @@ import pytest
 from storage.filesystem import list_files
 from storage.layout import Layout
 from storage.manifest import Manifest
-from tasks import cluster_fit, hierarchy_levels, hierarchy_split
 from tasks import hierarchy as hierarchy_module
 from tasks.algorithms.balanced import allot, leaf_order
 from tasks.algorithms.kmeans_nearest import Centroids
 from tasks.algorithms.sampling import id_keys
 from tasks.cluster import Efficiency, load_centroids
+from tasks.clusters import fit as cluster_fit
+from tasks.clusters import levels as hierarchy_levels
+from tasks.clusters import split as hierarchy_split
 from tasks.hierarchy import Hierarchy, ImpossibleLevels, Level, hierarchy, plan_levels
 from tasks.pool import NoImages
 from tasks.stage import Stage

@@ -10,8 +10,8 @@ import pytest
 from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.tables import read_table
-from tasks.inspection import INDEX, Inspection, inspect_run
-from tasks.inspection_html import PageLink
+from tasks.inspect_run import INDEX, Inspection, inspect_run
+from tasks.inspection.html import PageLink
 from tests.tasks.inspection_html import Read
 from tests.tasks.inspection_world import (
     BENCHMARKS,

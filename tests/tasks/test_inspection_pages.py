@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.inspection_charts import Chart, Curve, Panel, bars, nearest_place
-from tasks.inspection_copy_pages import benchmark_page, copies_page
-from tasks.inspection_html import Frame, PageLink, Shot, Thumbnail, slug, text
-from tasks.inspection_index import index_page
-from tasks.inspection_pages import Album, asked_for, banded, source_page
-from tasks.inspection_style import SCRIPT, STYLE
-from tasks.inspection_views import (
+from tasks.inspection.charts import Chart, Curve, Panel, bars, nearest_place
+from tasks.inspection.copy_pages import benchmark_page, copies_page
+from tasks.inspection.html import Frame, PageLink, Shot, Thumbnail, slug, text
+from tasks.inspection.index import index_page
+from tasks.inspection.pages import Album, asked_for, banded, source_page
+from tasks.inspection.style import SCRIPT, STYLE
+from tasks.inspection.views import (
     BenchmarkView,
     ClusterSight,
     CopiesView,

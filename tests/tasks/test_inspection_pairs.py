@@ -7,12 +7,12 @@ import pytest
 
 from storage.layout import Layout
 from tasks.algorithms.self_join import Edges
-from tasks.edge_files import select
-from tasks.graph_edges import graph_edges
-from tasks.inspection_config import Inspection
-from tasks.inspection_copies import groups_of, largest_groups, size_classes, spread
-from tasks.inspection_images import kept_starts, rows_at
-from tasks.inspection_pairs import Picked, pick_pairs, threshold_grid, weakest_joint
+from tasks.graph.edges import graph_edges
+from tasks.graph.files import select
+from tasks.inspection.config import Inspection
+from tasks.inspection.copies import groups_of, largest_groups, size_classes, spread
+from tasks.inspection.images import kept_starts, rows_at
+from tasks.inspection.pairs import Picked, pick_pairs, threshold_grid, weakest_joint
 from tests.tasks.inspection_world import COPY, POOL, components, make_world
 from tests.tasks.vector_stages import image_row, made_stage, rows_of
 

@@ -10,13 +10,13 @@ from storage.images import decode_rgb, encode_jpeg
 from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.tables import read_table
-from tasks.benchmark_links import LinkJoin
 from tasks.collect import Collect, Collection, collect
 from tasks.describe import Describe, describe
 from tasks.encoders import Textures
-from tasks.leak_test import LeakTest, LeakTestFailed, Recompress
+from tasks.leaks.links import LinkJoin
+from tasks.leaks.references import References
+from tasks.leaks.self_test import LeakTest, LeakTestFailed, Recompress
 from tasks.link_benchmark import link_benchmark
-from tasks.references import References
 from tasks.relative_dedup import RelativeDedup
 from tasks.stage import PartsFailed
 from tests.tasks.encoders.pictures import scenes

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from storage.layout import Layout
 from storage.tables import read_table, table_from_rows
 from tasks.download import SCHEMA as DOWNLOADED
-from tasks.ledger import (
+from tasks.removal.ledger import (
     BadEntry,
     DamagedLedger,
     Entry,

@@ -14,7 +14,7 @@ from storage.layout import Layout
 from storage.tables import read_table
 from tasks.algorithms.sampling import id_keys
 from tasks.pack import Pack, pack
-from tasks.packed_images import Bounded, Row
+from tasks.packing.images import Bounded, Row
 from tasks.shuffle import HISTORY_COLUMNS, NothingChosen, Shuffle, shuffle
 from tests.helpers import jpeg
 from tests.tasks.packing import COMPOSITION, packed, pool, samples, sources, tars

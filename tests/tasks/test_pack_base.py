@@ -12,8 +12,8 @@ from storage.filesystem import read_bytes
 from storage.manifest import Manifest
 from storage.samples import read_samples
 from tasks.pack import Pack, packed_alike
-from tasks.pack_base import OtherBase
-from tasks.packed_images import Bounded
+from tasks.packing.base import OtherBase
+from tasks.packing.images import Bounded
 from tasks.shuffle import Shuffle
 from tests.tasks.packing import packed, samples, tars
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from storage.layout import Layout
-from tasks.part_chunks import bytes_of, chunks_of, concatenated, strings_of
 from tasks.pool import Pool
+from tasks.retrieval.part_chunks import bytes_of, chunks_of, concatenated, strings_of
 from tests.tasks.vector_stages import image_row, made_stage
 
 

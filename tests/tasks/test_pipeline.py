@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tasks.pipeline import ahead, mapped
+from tasks.encoding.pipeline import ahead, mapped
 
 
 def test_reading_ahead_keeps_the_order_and_its_bound_and_raises_in_its_place() -> None:

@@ -12,13 +12,13 @@ from storage.filesystem import read_bytes
 from storage.layout import Layout
 from storage.manifest import Manifest, load_manifest
 from storage.tables import table_from_rows
-from tasks import purge as purging
 from tasks.download import SCHEMA as DOWNLOADED
 from tasks.hash_dedup import HashDedup, hash_dedup
-from tasks.ledger import Entry, append_entries, drop_removed, hash_entry, load_ledger, new_entry
 from tasks.lineage import ancestry
-from tasks.purge import purge
-from tasks.purge_plan import StillHeld, plan_purge
+from tasks.removal import purge as purging
+from tasks.removal.ledger import Entry, append_entries, drop_removed, hash_entry, load_ledger, new_entry
+from tasks.removal.plan import StillHeld, plan_purge
+from tasks.removal.purge import purge
 from tests.helpers import jpeg
 from tests.tasks.image_stages import verdicts
 from tests.tasks.packing import samples

@@ -14,10 +14,11 @@ from storage.filesystem import read_bytes
 from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.tables import read_table
-from tasks import benchmark_links, stage
 from tasks import link_references as among
-from tasks.benchmark_links import LinkJoin, LinkRecallTooLow
+from tasks import stage
 from tasks.copy_graph import ThresholdTooLow
+from tasks.leaks import links as benchmark_links
+from tasks.leaks.links import LinkJoin, LinkRecallTooLow
 from tasks.link_benchmark import link_benchmark
 from tasks.link_references import link_references
 from tasks.pool import NoImages

@@ -9,10 +9,10 @@ import pytest
 
 from storage.layout import Layout
 from storage.manifest import Manifest
+from tasks.retrieval.base import Tables, match_bucket, moved, stretches_of
+from tasks.retrieval.rules import SourceRule
+from tasks.retrieval.sorted_runs import runs_of
 from tasks.retrieve import Retrieve, retrieve
-from tasks.retrieve_base import Tables, match_bucket, moved, stretches_of
-from tasks.retrieve_rules import SourceRule
-from tasks.sorted_runs import runs_of
 from tests.tasks.retrieval_world import QUERY, Images, World, images, stored, together
 from tests.tasks.vector_stages import image_row, made_stage
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-import tasks.retrieve_steps
+import tasks.retrieval.steps
 from storage.filesystem import file_sizes
 from storage.layout import Layout
 from storage.manifest import Manifest
+from tasks.retrieval.rules import SourceRule
 from tasks.retrieve import NeighboursMissed, Retrieve, retrieve
-from tasks.retrieve_rules import SourceRule
 from tasks.stage import PartsFailed
 from tasks.workers import Workers, workers
 from tests.tasks.retrieval_world import Truth, World, brought, stored, tables
@@ -105,7 +105,7 @@ def test_a_recall_below_the_floor_ends_the_run_and_a_lower_floor_computes_nothin
     with pytest.raises(NeighboursMissed, match=r"in 1 clusters, less than retrieve.min_recall = 1.0. Raise"):
         world.run(config)
     for name in ("search_cells", "scan", "merge_block"):
-        monkeypatch.setattr(tasks.retrieve_steps, name, None)  # a call of it would fail
+        monkeypatch.setattr(tasks.retrieval.steps, name, None)  # a call of it would fail
     manifest = world.run(config.model_copy(update={"min_recall": 0.1}))
     with pytest.raises(NeighboursMissed):
         world.run(config)  # finished by now, and still below this floor
@@ -118,7 +118,7 @@ def test_a_run_killed_at_any_step_and_run_again_ends_in_the_same_bytes(
 ) -> None:
     config = BY_CELLS.model_copy(update={"images_per_task": 50, "queries_per_task": 20})
     undisturbed = World(Layout(str(tmp_path_factory.mktemp("other")))).run(config)
-    function, calls = getattr(tasks.retrieve_steps, step), []
+    function, calls = getattr(tasks.retrieval.steps, step), []
 
     def dies(*arguments: object, **more: object) -> object:
         calls.append(arguments)
@@ -126,7 +126,7 @@ def test_a_run_killed_at_any_step_and_run_again_ends_in_the_same_bytes(
             raise OSError("killed")
         return function(*arguments, **more)
 
-    monkeypatch.setattr(tasks.retrieve_steps, step, dies)
+    monkeypatch.setattr(tasks.retrieval.steps, step, dies)
     with pytest.raises(PartsFailed, match="killed"):
         World(layout).run(config)
     assert contents(World(layout).run(config)) == contents(undisturbed)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.retrieve_rules import Retrieve, SourceRule, UnknownSource, modes_of, nominal_composition
+from tasks.retrieval.rules import Retrieve, SourceRule, UnknownSource, modes_of, nominal_composition
 
 
 def test_the_size_chooses_sample_above_a_million_images_and_a_rule_overrules_it() -> None:

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from storage.errors import UnreachableStorage
-from tasks.sorted_runs import gather_groups, read_groups, read_rows, remove_scratch, run_offsets, runs_of, write_run
+from tasks.retrieval.sorted_runs import (
+    gather_groups,
+    read_groups,
+    read_rows,
+    remove_scratch,
+    run_offsets,
+    runs_of,
+    write_run,
+)
 from tasks.stage import Outcome
 
 

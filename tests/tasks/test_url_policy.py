@@ -13,7 +13,7 @@ from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.tables import kept, read_table, write_table
 from tasks.extract import SCHEMA
-from tasks.ledger import Entry, Ledger
+from tasks.removal.ledger import Entry, Ledger
 from tasks.url_policy import UrlPolicy, mark_duplicates, part_spans, url_policy
 from tasks.web.errors import BadDomainList, EmptyCrawl
 from tasks.web.urls import name_url

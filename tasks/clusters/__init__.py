@@ -1,0 +1,1 @@
+"""k-means and the hierarchy over workers: points, seeding, fits, balanced samples."""

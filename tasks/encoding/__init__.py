@@ -1,0 +1,1 @@
+"""Images to vectors, part by part, overlapped, and taken over from earlier runs."""

@@ -1,0 +1,1 @@
+"""The copy graph: how pairs are found, bounded, measured and stored."""

@@ -1,0 +1,1 @@
+"""Benchmarks against the pool: links, the judgement of components, the self-test."""

@@ -1,0 +1,140 @@
+"""The graph of pool and references as the stage reads it: pairs from files, in; leaks part by part, and counts, out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from storage.manifest import Manifest
+from storage.tables import read_table
+from tasks.algorithms.leak_graph import LeakGraph
+from tasks.algorithms.self_join import Edges
+from tasks.graph.files import read_edges, select
+from tasks.leaks.borderline import Borderline
+from tasks.leaks.links import group_starts, link_paths
+from tasks.leaks.references import References, two_of
+from tasks.pool import NoImages
+
+_ROWS_AT_A_TIME = 1 << 20
+
+
+@dataclass(frozen=True)
+class PartLeaks:
+    """A part of self_dedup's table, and for each of its kept rows what `LeakGraph.leaks` says."""
+
+    table: str
+    reference: npt.NDArray[np.integer]
+    direct: npt.NDArray[np.bool_]
+    similarity: npt.NDArray[np.float32]
+
+
+class LeakJudge:
+    """Reads all pairs once, in any order; then answers. Memory: see the stage.
+
+    ids [references], name_of [references]: of all sets one after the other, in the order given.
+    """
+
+    def __init__(
+        self,
+        references: Sequence[References],
+        unique: Manifest,
+        *,
+        threshold: float,
+        through_copies: bool,
+        borderline_pairs: int,
+    ) -> None:
+        self.references, self.threshold, self.through_copies = references, threshold, through_copies
+        self.ids = np.concatenate([one.ids for one in references])
+        starts = np.cumsum([0, *(len(one.names) for one in references)])
+        self.name_of = np.concatenate([one.name_of + start for one, start in zip(references, starts, strict=False)])
+        self.offsets = np.cumsum([0, *(len(one) for one in references)])
+        self.tables = unique.paths(".parquet")
+        flags = [read_table(path, ["drop"])["drop"].is_null().to_numpy() for path in self.tables]
+        self._sizes = [len(one) for one in flags]
+        self.kept: npt.NDArray[np.bool_] = np.concatenate(flags) if flags else np.zeros(0, dtype=np.bool_)
+        if not self.kept.any():
+            raise NoImages(f"no image is left of stage {unique.stage} in {unique.directory}. Give the run more images.")
+        self.graph = LeakGraph(len(self.ids), len(self.kept))
+        self.borderline = Borderline(threshold, borderline_pairs, int(starts[-1]))
+        self.links: dict[str, Manifest] = {}
+        self._num_pairs = np.zeros(int(starts[-1]), dtype=np.int64)
+
+    def read(self, pairs: Iterator[Edges], links: Sequence[Manifest], described: Manifest) -> None:
+        """The pool's own pairs, then those with the benchmarks and those among them. Raises ValueError for links of
+        another pool, and when those of a benchmark are missing."""
+        self.links = {one.inputs["references"]: one for one in links if "references" in one.inputs}
+        self._check(links, described)
+        for block in pairs:
+            if not self.through_copies:
+                block = select(block, self.kept[block.left] & self.kept[block.right])
+            self.graph.join_pool(block.left, block.right, block.similarity)
+        starts = group_starts(described)
+        for one, offset in zip(self.references, self.offsets, strict=False):
+            by_group = link_paths(self.links[one.manifest.reference], len(one.names))
+            for start, paths in zip(starts, by_group, strict=True):
+                for block in read_edges(paths):
+                    self._link(Edges(block.left + start, block.right + offset, block.similarity))
+        among = next(one for one in links if "references" not in one.inputs)
+        for (left, right), entry in zip(two_of(len(self.references)), among.files, strict=True):
+            for block in read_edges([among.file(entry.path)], threshold=self.threshold):
+                self.graph.join_references(block.left + self.offsets[left], block.right + self.offsets[right])
+
+    def _link(self, pairs: Edges) -> None:
+        stays = self.kept[pairs.left]
+        self.borderline.add(select(pairs, stays), self.name_of)
+        pairs = select(pairs, (pairs.similarity > self.threshold) & (stays | self.through_copies))
+        self._num_pairs += np.bincount(self.name_of[pairs.right], minlength=len(self._num_pairs))
+        self.graph.link(pairs.left, pairs.right, pairs.similarity)
+
+    def _check(self, links: Sequence[Manifest], described: Manifest) -> None:
+        wanted = {one.manifest.reference for one in self.references}
+        among = [set(one.inputs.values()) for one in links if "references" not in one.inputs]
+        if set(self.links) != wanted or among != [wanted]:
+            raise ValueError(
+                f"{len(wanted)} benchmarks, but links of {len(self.links)} with the pool and of "
+                f"{[len(one) for one in among]} among themselves. Give what link_benchmark and link_references gave."
+            )
+        other = [one.directory for one in self.links.values() if one.inputs["described"] != described.reference]
+        if other:
+            raise ValueError(f"{other[0]} holds links with another pool than {described.reference}. Link this pool.")
+
+    def parts(self) -> list[PartLeaks]:
+        """Leaks of the kept rows, by part of self_dedup's table."""
+        found, start = [], 0
+        for table, size in zip(self.tables, self._sizes, strict=True):
+            leaks = self.graph.leaks(np.flatnonzero(self.kept[start : start + size]) + start)
+            found.append(PartLeaks(table, leaks.reference, leaks.direct, leaks.similarity))
+            start += size
+        return found
+
+    def facts(self, names: Sequence[str]) -> dict[str, Any]:
+        """By benchmark: its images, those with a pair in the pool, pairs, pool images dropped, close calls; then how
+        many components were discarded, and how many images of the pool the largest of them cost."""
+        count = len(names)
+        dropped = np.zeros((2, count), dtype=np.int64)
+        cost = np.zeros(len(self.ids), dtype=np.int64)
+        for start in range(0, len(self.kept), _ROWS_AT_A_TIME):
+            rows = np.flatnonzero(self.kept[start : start + _ROWS_AT_A_TIME]) + start
+            leaks = self.graph.leaks(rows)
+            cost += self.graph.images_by_component(rows)
+            for number, which in enumerate((leaks.direct, ~leaks.direct & (leaks.reference >= 0))):
+                dropped[number] += np.bincount(self.name_of[leaks.reference[which]], minlength=count)
+        images, touched = (
+            np.bincount(chosen, minlength=count) for chosen in (self.name_of, self.name_of[self.graph.touched])
+        )
+        close = self.borderline.counts()
+        table = {
+            name: {
+                "images": int(images[number]),
+                "touched": int(touched[number]),
+                "pairs": int(self._num_pairs[number]),
+                "dropped_direct": int(dropped[0, number]),
+                "dropped_through_a_chain": int(dropped[1, number]),
+                "borderline_above": close[number][0],
+                "borderline_below": close[number][1],
+            }
+            for number, name in enumerate(names)
+        }
+        return {"benchmarks": table, "components": int((cost > 0).sum()), "largest_component": int(cost.max())}

@@ -1,0 +1,1 @@
+"""Packing: the exchange of rows, images, earlier shards, cards."""

@@ -1,0 +1,144 @@
+"""Making what the ledger names unreadable: no file below the root, but the ledger, holds its bytes or its vectors.
+
+A run after a removal drops what the ledger names and makes everything behind that drop anew (`tasks.removal.ledger`).
+What is left to do is here. Each folder below root/stages and root/datasets is one of three kinds:
+
+- **superseded**: no kept manifest was made of it. It is deleted if it holds a removed image: one of its tables has the
+  id, or it has no table with ids and was made of a folder that holds one. Half-done folders (no manifest) that nobody
+  keeps are deleted without a look: what is in them cannot be told.
+- **kept, before the drop** (download, filters, hash dedup): the image's bytes in its tars become zeros, in a tar of
+  the same offsets; its row stays as a tombstone (`removed`, detail = the entry), so that a stage that is made anew
+  passes it over; files that no manifest names (thumbnails, scratch) and the receipts are deleted.
+- **kept, behind the drop**: has no kept row of the image. If it has one and vectors or shards besides, the run did not
+  know the ledger yet, and StillHeld says to run it again first.
+
+Reports (root/runs/*/*.html) show pictures and are deleted; the flow writes that of the kept run again. Files outside
+the root (a curated source that is read where it lies) are listed, never touched. What left the root is out of reach:
+copies of the dataset, weights trained on it, thumbnails in the Prefect server's artifacts.
+
+Killed anywhere, it can be run again: tars keep their size and are zeroed again; a rewritten table gets a new name that
+the manifest takes up in one write, after all else in its folder; of a deleted folder the manifest goes first, and what
+is left of it is half done. Nothing else may write below the root meanwhile.
+
+An image that the ledger names by URL alone may lie in the pool under another URL too: name its hash to take out every
+copy. Cost: reads the ids, URLs and hashes of all tables below the root twice, in parts on the cluster, and writes the
+tars that hold a removed image once.
+"""
+
+import dataclasses
+import hashlib
+import os
+import posixpath
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from fsspec.core import url_to_fs
+
+from storage.filesystem import file_sha256, is_url, join, open_read, write_atomic
+from storage.layout import Layout
+from storage.manifest import FileEntry, Manifest, load_manifest, save_manifest
+from storage.tables import read_table, write_table
+from tasks.removal.ledger import REMOVED, Ledger
+from tasks.removal.plan import PurgePlan, Removed, is_below, plan_purge
+
+_MARK = "-removed-"
+_COPY_BYTES = 1 << 20
+
+
+def purge(layout: Layout, keep: Sequence[Manifest], ledger: Ledger) -> PurgePlan:
+    """Do what `plan_purge` says, and return it. Raises StillHeld before anything is touched."""
+    plan = plan_purge(layout, keep, ledger)
+    for path in (*plan.folders, *plan.tars, *plan.tables, *plan.files):
+        _check_below(path, layout)
+    for tar, places in plan.tars.items():
+        zero_places(tar, places)
+    for path in plan.files:  # while the tables still tell that their folders hold the image
+        _delete(path)
+    for folder in sorted({posixpath.dirname(path) for path in (*plan.tars, *plan.tables)}):
+        _rewrite_manifest(folder, plan)
+    for path in plan.folders:
+        _delete_folder(path)
+    return plan
+
+
+def zero_places(tar: str, places: Sequence[tuple[int, int]]) -> None:
+    """The tar again, these (offset, bytes) of it zeros, in place of the old one; nothing is written if they are."""
+    with open_read(tar) as old:
+        if all(_is_zero(old, offset, size) for offset, size in places):
+            return
+        old.seek(0)
+        position = 0
+        with write_atomic(tar) as new:
+            while block := old.read(_COPY_BYTES):
+                data = bytearray(block)
+                for offset, size in places:
+                    low, high = max(offset - position, 0), min(offset + size - position, len(data))
+                    if low < high:
+                        data[low:high] = bytes(high - low)
+                new.write(data)
+                position += len(block)
+
+
+def _is_zero(file: Any, offset: int, size: int) -> bool:
+    file.seek(offset)
+    return not any(file.read(size))
+
+
+def _rewrite_manifest(folder: str, plan: PurgePlan) -> None:
+    """New checksums of zeroed tars, tombstones under new names; the manifest takes them up in one write, then the old
+    tables are deleted."""
+    manifest = load_manifest(folder)
+    entries, marked, replaced = [], 0, []
+    for entry in manifest.files:
+        path = join(folder, entry.path)
+        if path in plan.tars:
+            size, sha256 = file_sha256(path)
+            entry = dataclasses.replace(entry, bytes=size, sha256=sha256)
+        elif path in plan.tables:
+            entry, rows = _tombstones(path, plan.removed)
+            marked += rows
+            replaced.append(path)
+        entries.append(entry)
+    manifest.files = tuple(entries)
+    if marked:
+        drops = {**manifest.drops, REMOVED: manifest.drops.get(REMOVED, 0) + marked}
+        manifest.rows_kept, manifest.drops = manifest.rows_kept - marked, dict(sorted(drops.items()))
+    save_manifest(manifest)
+    for path in replaced:
+        _delete(path)
+
+
+def _tombstones(path: str, removed: Removed) -> tuple[FileEntry, int]:
+    """The table under a new name with the kept rows of removed images marked, and how many those are."""
+    table = read_table(path)
+    ids, entries = pa.array(list(removed), pa.string()), pa.array(list(removed.values()), pa.string())
+    named = entries.take(pc.index_in(table["id"].combine_chunks(), value_set=ids))
+    hit = pc.and_(pc.is_valid(named), pc.is_null(table["drop"]))
+    for name, value in (("drop", pa.scalar(REMOVED)), ("detail", named)):
+        column = table.schema.get_field_index(name)
+        table = table.set_column(column, table.schema.field(column), pc.if_else(hit, value, table[name]))
+    stem = path.removesuffix(".parquet").partition(_MARK)[0]
+    mark = hashlib.sha256("".join(sorted(removed)).encode()).hexdigest()[:8]
+    return write_table(f"{stem}{_MARK}{mark}.parquet", table), int(pc.sum(hit).as_py() or 0)
+
+
+def _check_below(path: str, layout: Layout) -> None:
+    """Raises ValueError for what is not below the root, links followed."""
+    real, root = (path, layout.root) if is_url(path) else (os.path.realpath(path), os.path.realpath(layout.root))
+    if not is_below(path, layout) or not is_below(real, Layout(root)):
+        raise ValueError(f"{path} is not below the root {layout.root} (it leads to {real}): nothing was touched")
+
+
+def _delete(path: str) -> None:
+    """A file, or a folder with all that is in it; what is gone already is well."""
+    filesystem, inner = url_to_fs(path)
+    if filesystem.exists(inner):
+        filesystem.rm(inner, recursive=filesystem.isdir(inner))
+
+
+def _delete_folder(path: str) -> None:
+    """The manifest first: what a killed purge leaves of the folder is half done, and the next one deletes it."""
+    _delete(join(path, "manifest.json"))
+    _delete(path)

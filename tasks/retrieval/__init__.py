@@ -1,0 +1,1 @@
+"""Retrieval over workers: rules, search by passes, neighbours taken over, verdicts."""
