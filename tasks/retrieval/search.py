@@ -47,7 +47,7 @@ class Blocks:
 class Pass:
     """Which queries are compared with which images. Without an earlier run: all with all, in one pass.
 
-    `column`: depth (the search) or recall (the sample). `known`: stretches of images (see retrieve_base) that are left
+    `column`: depth (the search) or recall (the sample). `known`: stretches of images (see retrieval.base) that are left
     out. `status`: one array per block; a query takes part when bit `bit` of its status is `value`.
     """
 
