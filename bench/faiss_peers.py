@@ -120,7 +120,7 @@ def _big_batches(index: Any, floats: Floats) -> float:
     with redirect_stdout(io.StringIO()):  # it reports every list
         first = _timed(lambda: big_batch_search(index, floats[:half], NEIGHBOURS + 1))
         second = _timed(lambda: big_batch_search(index, floats[:whole], NEIGHBOURS + 1))
-    return second + (second - first) / (whole - half) * (len(floats) - whole)
+    return second + max(second - first, 0.0) / (whole - half) * (len(floats) - whole)
 
 
 def hnsw(floats: Floats, queries: Floats, pairs: Known, *, seconds: float) -> dict[str, Any]:
