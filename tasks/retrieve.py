@@ -68,7 +68,7 @@ def retrieve(
     """Keeps the images of the pool that some source brings in; `other` is the query, `detail` every source and mode.
 
     `embedded` and `clustered` are the pool's, `queries` the curated sources' embeddings, with a `source` column; `base`
-    is an earlier `retrieve` of another pool, whose neighbours are taken over (see retrieval.base). facts: `composition`,
+    is an earlier `retrieve` of another pool: its neighbours are taken over (see retrieval.base). facts: `composition`,
     `as_is` (sources whose own images belong to the dataset), `recall` (of the search by clusters), `reused` queries.
     Raises NoImages when the pool or the sources are empty, UnknownSource, NeighboursMissed, and ValueError for vectors
     of other dimensions or clusters of another pool.

@@ -4,7 +4,7 @@
 
 An entry names a URL, a domain (with its subdomains), an image's id, or a hash of its file (SHA-256, MD5) or of its
 picture (the 16 hex digits in hash_dedup's tables: they mean the same picture only under the same PCA file, or with
-method phash). `drop_removed` marks what the ledger names, `tasks.removal.purge` makes it unreadable. Every run reads the
+method phash). `drop_removed` marks what the ledger names, `removal.purge` makes it unreadable. Every run reads the
 ledger again, and what it names is refused by URL before it is fetched and by hash after, so that it never comes back.
 
 Memory: about 200 bytes per entry, in every worker that matches. Cost: linear in rows; a domain costs a hash per label

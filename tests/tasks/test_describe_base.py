@@ -18,8 +18,8 @@ from tasks.collect import Collect, Collection, collect
 from tasks.describe import Describe, FittedBy, Whiten, describe
 from tasks.embed import Embed, embed
 from tasks.encoders import Pixels, TorchScript
-from tasks.encoding.images import known as known_vectors
-from tasks.encoding.images import parts as encoded_parts
+from tasks.encoding import known as known_vectors
+from tasks.encoding import parts as encoded_parts
 from tasks.encoding.known import IncompatibleBase, index_vectors, row_keys
 from tasks.encoding.parts import WHITENING
 from tasks.workers import Workers, workers
