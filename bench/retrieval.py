@@ -1,15 +1,18 @@
-"""Retrieval's search by cells beside Faiss IVF-Flat: the same pool and queries, recall and threads, in one run.
+"""Retrieval's search by cells beside Faiss IVF-Flat: the same pool, queries, cells, recall and threads, in one run.
 
-    python -m bench.retrieval [--sizes 1000000x100000 ...] [--dim 384] [--recall 0.98] [--repeats 3] [--name retrieval]
+    python -m bench.retrieval [--sizes 1000000x100000 ...] [--dim 384] [--recall 0.98] [--rounds 3] [--name retrieval]
 
-N = 4 neighbours by cosine. Each side gets as few probes as reach the recall, measured on 1,000 queries by brute force;
-Faiss the better of two numbers of lists. Our cells are the clusters that retrieval has anyway (the square root of the
-pool, as the `cluster` stage makes by default): what k-means took is reported, and the sums are given with and without
-it; Faiss trains its own, on 64 images per list. Faiss holds float32, ours float16 in memory, sorted by cell; results of
-ours are exact products in the order that `retrieve` documents.
+N = 4 neighbours by cosine. Both sides look into the same cells (spherical k-means by Faiss, 64 images per list), of two
+numbers: the square root of the pool, as the `cluster` stage makes by default, and four times that. Each gets as few
+probes as reach the recall, measured on 1,000 queries by brute force. The searches are timed in turn, round by round, so
+that what else runs on the machine slows all of them; wall and CPU seconds are medians. The ratio asked for is that of
+each side's better number of cells. Building: ours sorts the pool by cell, Faiss assigns and adds; k-means, which ours
+needs not for the search alone, is in the last ratio on both sides. Faiss holds float32, ours float16; ours returns
+exact products in the order that `retrieve` documents.
 """
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.kmeans import embeddings
-from bench.measure import machine, median_seconds, save
-from tasks.algorithms.blocks import Floats, InMemory, Rows
-from tasks.algorithms.kmeans import assign, fit_kmeans
+from bench.measure import machine, save
+from tasks.algorithms.blocks import Floats, Rows
 from tasks.algorithms.neighbours import Asking, Neighbours, nearest, nearest_in_cells, recall_of
 
 NUM = 4
@@ -40,11 +42,13 @@ class Cells(NamedTuple):
     rows: Rows  # of the pool, by place in `vectors`
 
 
-def sorted_by_cell(pool: Halves, centroids: Floats, labels: Rows) -> Cells:
-    """What is built for the search, once there are clusters."""
-    rows = np.argsort(labels, kind="stable")
-    bounds = np.searchsorted(labels[rows], np.arange(len(centroids) + 1)).astype(np.int64)
-    return Cells(centroids.astype(np.float16), pool[rows], bounds, rows)
+def sorted_by_cell(pool: Halves, index: faiss.IndexIVFFlat) -> Cells:
+    """The cells of an index, as retrieval has them on disk after `sort_by_cell`."""
+    lists: Any = index.invlists
+    sizes = [lists.list_size(number) for number in range(index.nlist)]
+    rows = np.concatenate([faiss.rev_swig_ptr(lists.get_ids(n), sizes[n]) for n in range(index.nlist)])
+    centroids = index.quantizer.reconstruct_n(0, index.nlist).astype(np.float16)
+    return Cells(centroids, pool[rows], np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), rows)
 
 
 def search(cells: Cells, queries: Halves, probes: int) -> Neighbours:
@@ -84,93 +88,100 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - started, found
 
 
-def ours(pool: Halves, queries: Halves, truth: Neighbours, wanted: float, repeats: int) -> dict[str, Any]:
-    """Times of our side at the recall."""
-    num_cells = round(len(pool) ** 0.5)
-    kmeans, fit = timed(lambda: fit_kmeans(InMemory(pool), num_clusters=num_cells, seed=0))
-    assigning, labels = timed(lambda: np.concatenate([block for _, block, _ in assign(InMemory(pool), fit.centroids)]))
-    building, cells = timed(lambda: sorted_by_cell(pool, fit.centroids, labels))
-    sample = queries[:_SAMPLE]
+class Searcher(NamedTuple):
+    """One side with its cells and probes: what to time, and what it took to build."""
 
-    def recall_at(probes: int) -> float:
-        same, there = recall_of(search(cells, sample, probes), truth)
-        return same / there
-
-    probes, recall = fewest_probes(recall_at, wanted, num_cells)
-    seconds = median_seconds(lambda: search(cells, queries, probes), repeats=repeats)
-    return {
-        "cells": num_cells,
-        "probes": probes,
-        "recall": round(recall, 5),
-        "kmeans_seconds": round(kmeans + assigning, 2),
-        "build_seconds": round(building, 2),
-        "search_seconds": round(seconds, 2),
-    }
+    name: str
+    cells: int
+    probes: int
+    recall: float
+    kmeans_seconds: float
+    build_seconds: float
+    run: Callable[[], Any]
 
 
-def faiss_ivf(
-    pool: Floats, queries: Floats, truth: Neighbours, wanted: float, repeats: int, *, lists: int
-) -> dict[str, Any]:
-    """Times of IVF-Flat with so many lists at the recall."""
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(pool.shape[1]), pool.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
+def searchers(
+    pool: Halves, pool32: Floats, queries: Halves, truth: Neighbours, wanted: float, *, cells: int
+) -> list[Searcher]:
+    """Both sides with so many cells, at the recall."""
+    dim, queries32 = pool.shape[1], queries.astype(np.float32)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, cells, faiss.METRIC_INNER_PRODUCT)
     index.cp.spherical = True
     index.cp.max_points_per_centroid = 64
-    training, _ = timed(lambda: index.train(pool))
-    adding, _ = timed(lambda: index.add(pool))
+    training, _ = timed(lambda: index.train(pool32))
+    adding, _ = timed(lambda: index.add(pool32))
+    sorting, held = timed(lambda: sorted_by_cell(pool, index))
 
-    def found(some: Floats, probes: int) -> Neighbours:
+    def theirs(some: Floats, probes: int) -> Neighbours:
         index.nprobe = probes
         return as_neighbours(index.search(some, NUM)[1])
 
-    def recall_at(probes: int) -> float:
-        same, there = recall_of(found(queries[:_SAMPLE], probes), truth)
-        return same / there
+    def recall_by(find: Callable[[Any, int], Neighbours], some: Any) -> Callable[[int], float]:
+        def recall_at(probes: int) -> float:
+            same, there = recall_of(find(some[:_SAMPLE], probes), truth)
+            return same / there
 
-    probes, recall = fewest_probes(recall_at, wanted, lists)
-    seconds = median_seconds(lambda: found(queries, probes), repeats=repeats)
-    return {
-        "lists": lists,
-        "probes": probes,
-        "recall": round(recall, 5),
-        "train_seconds": round(training, 2),
-        "add_seconds": round(adding, 2),
-        "search_seconds": round(seconds, 2),
-    }
+        return recall_at
+
+    mine, our_recall = fewest_probes(recall_by(lambda some, n: search(held, some, n), queries), wanted, cells // 8)
+    other, their_recall = fewest_probes(recall_by(theirs, queries32), wanted, cells // 8)
+    return [
+        Searcher("ours", cells, mine, our_recall, training, sorting, lambda: search(held, queries, mine)),
+        Searcher("faiss", cells, other, their_recall, training, adding, lambda: theirs(queries32, other)),
+    ]
 
 
-def compare(num_pool: int, num_queries: int, dim: int, wanted: float, repeats: int) -> dict[str, Any]:
+def in_turn(sides: list[Searcher], rounds: int) -> list[dict[str, Any]]:
+    """Median wall and CPU seconds of every side, timed round by round."""
+    wall: list[list[float]] = [[] for _ in sides]
+    cpu: list[list[float]] = [[] for _ in sides]
+    for _ in range(rounds):
+        for number, side in enumerate(sides):
+            before = time.process_time()
+            seconds, _ = timed(side.run)
+            wall[number].append(seconds)
+            cpu[number].append(time.process_time() - before)
+            print(f"  {side.name} {side.cells} cells, {side.probes} probes: {seconds:.2f} s", flush=True)
+    return [
+        {
+            "side": side.name,
+            "cells": side.cells,
+            "probes": side.probes,
+            "recall": round(side.recall, 5),
+            "kmeans_seconds": round(side.kmeans_seconds, 2),
+            "build_seconds": round(side.build_seconds, 2),
+            "search_seconds": round(statistics.median(wall[number]), 2),
+            "search_cpu_seconds": round(statistics.median(cpu[number]), 2),
+        }
+        for number, side in enumerate(sides)
+    ]
+
+
+def compare(num_pool: int, num_queries: int, dim: int, wanted: float, rounds: int) -> dict[str, Any]:
     """Both sides at one size."""
     drawn = embeddings(num_pool + num_queries, dim)
     pool, queries = drawn[:num_pool], drawn[num_pool:]
-    truth = nearest(pool, queries[:_SAMPLE], num=NUM)
-    mine = ours(pool, queries, truth, wanted, repeats)
-    print("  ours ", mine, flush=True)
-    pool32, queries32 = pool.astype(np.float32), queries.astype(np.float32)
-    peers = []
-    for lists in (mine["cells"], 4 * mine["cells"]):
-        peers.append(faiss_ivf(pool32, queries32, truth, wanted, repeats, lists=lists))
-        print("  faiss", peers[-1], flush=True)
-    best = min(peers, key=lambda peer: peer["search_seconds"])
-    built = mine["build_seconds"] + mine["search_seconds"]
-    theirs = best["train_seconds"] + best["add_seconds"] + best["search_seconds"]
-    return {
-        "pool": num_pool,
-        "queries": num_queries,
-        "dim": dim,
-        "num": NUM,
-        "ours": mine,
-        "faiss_ivf_flat": peers,
-        "search_ratio": round(best["search_seconds"] / mine["search_seconds"], 2),
-        "with_build_ratio": round(theirs / built, 2),
-        "with_build_and_kmeans_ratio": round(theirs / (built + mine["kmeans_seconds"]), 2),
-        "queries_per_second": round(num_queries / mine["search_seconds"]),
-        "operations_per_second": round(_operations(mine, num_pool, num_queries, dim) / mine["search_seconds"]),
+    truth, pool32 = nearest(pool, queries[:_SAMPLE], num=NUM), pool.astype(np.float32)
+    sides = []
+    for cells in (round(num_pool**0.5), 4 * round(num_pool**0.5)):
+        sides += searchers(pool, pool32, queries, truth, wanted, cells=cells)
+    found = in_turn(sides, rounds)
+    best = {name: min((s for s in found if s["side"] == name), key=_wall) for name in ("ours", "faiss")}
+    sums = {name: side["build_seconds"] + side["search_seconds"] for name, side in best.items()}
+    all_in = {name: sums[name] + side["kmeans_seconds"] for name, side in best.items()}
+    cpu = {name: side["search_cpu_seconds"] for name, side in best.items()}
+    ratios = {
+        "search": _wall(best["faiss"]) / _wall(best["ours"]),
+        "search_cpu": cpu["faiss"] / cpu["ours"],
+        "with_build": sums["faiss"] / sums["ours"],
+        "with_build_and_kmeans": all_in["faiss"] / all_in["ours"],
     }
+    rounded = {name: round(ratio, 2) for name, ratio in ratios.items()}
+    return {"pool": num_pool, "queries": num_queries, "dim": dim, "num": NUM, "sides": found, "ratios": rounded}
 
 
-def _operations(mine: dict[str, Any], num_pool: int, num_queries: int, dim: int) -> float:
-    """Products of the search, were all cells of one size: probes, then images in them."""
-    return 2.0 * dim * num_queries * (mine["cells"] + mine["probes"] * num_pool / mine["cells"])
+def _wall(side: dict[str, Any]) -> float:
+    return float(side["search_seconds"])
 
 
 def main() -> None:
@@ -179,7 +190,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["1000000x100000"], help="images of the pool x queries")
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--recall", type=float, default=0.98)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--name", default="retrieval")
     options = parser.parse_args()
     faiss.omp_set_num_threads(_THREADS)
@@ -187,15 +198,14 @@ def main() -> None:
     for size in options.sizes:
         num_pool, num_queries = (int(number) for number in size.split("x"))
         print(f"{num_pool:,} images, {num_queries:,} queries of {options.dim} dimensions", flush=True)
-        content["runs"].append(compare(num_pool, num_queries, options.dim, options.recall, options.repeats))
+        content["runs"].append(compare(num_pool, num_queries, options.dim, options.recall, options.rounds))
         save(options.name, content)
-    names = ("pool", "queries", "recall", "ours s", "Faiss s", "search", "+ build", "+ k-means")
-    print("\n" + " ".join(f"{name:>10}" for name in names))
+    names = ("pool", "side", "cells", "probes", "recall", "search_seconds", "search_cpu_seconds")
+    print("\n" + " ".join(f"{name:>18}" for name in names))
     for run in content["runs"]:
-        theirs = min(peer["search_seconds"] for peer in run["faiss_ivf_flat"])
-        found = (run["pool"], run["queries"], run["ours"]["recall"], run["ours"]["search_seconds"], theirs)
-        ratios = (run["search_ratio"], run["with_build_ratio"], run["with_build_and_kmeans_ratio"])
-        print(" ".join(f"{value:>10}" for value in (*found, *(f"{ratio:.2f}x" for ratio in ratios))))
+        for side in run["sides"]:
+            print(" ".join(f"{value:>18}" for value in (run["pool"], *(side[name] for name in names[1:]))))
+        print("  Faiss / ours: " + ", ".join(f"{name} {ratio}x" for name, ratio in run["ratios"].items()))
 
 
 if __name__ == "__main__":
