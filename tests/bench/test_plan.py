@@ -116,6 +116,17 @@ def test_a_figure_is_read_and_a_file_of_another_form_is_not_taken_for_one(tmp_pa
         assert f"{file}.json has no such figure" in numbers[name].source
 
 
+def test_a_gpus_share_measured_on_a_cpu_is_none(tmp_path: Path) -> None:
+    for card, kind in (("cpu", MISSING), ("NVIDIA H100 80GB HBM3", MEASURED)):
+        join = {"machine": {"card": card}, "ours": {"share_of_peak": 0.62}}
+        passes = [{"clusters": 10, "dim": 2, "of_peak": 0.3}, {"clusters": 100, "dim": 2, "of_peak": 0.55}]
+        (tmp_path / "gpu_join.json").write_text(json.dumps(join))
+        (tmp_path / "gpu_kmeans.json").write_text(json.dumps({"device": card, "passes": passes}))
+        numbers = read_figures(tmp_path)
+        assert {numbers[name].kind for name in ("gpu_share_join", "gpu_share_kmeans")} == {kind}
+    assert (numbers["gpu_share_join"].value, numbers["gpu_share_kmeans"].value) == (0.62, 0.55)
+
+
 def test_a_smaller_run_stands_in_for_the_whole_one_that_is_not_there(tmp_path: Path) -> None:
     row = {"rows": 1000, "clusters": 10, "dim": 8, "iterations": 5, "ours_seconds": 2.0, "threads": 2}
     (tmp_path / "kmeans_small.json").write_text(json.dumps({"rows": [row]}))
