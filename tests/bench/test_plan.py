@@ -117,11 +117,11 @@ def test_a_figure_is_read_and_a_file_of_another_form_is_not_taken_for_one(tmp_pa
 
 
 def test_a_gpus_share_measured_on_a_cpu_is_none(tmp_path: Path) -> None:
-    for card, kind in (("cpu", MISSING), ("NVIDIA H100 80GB HBM3", MEASURED)):
+    for card, device, kind in (("no GPU", "cpu", MISSING), ("NVIDIA H100", "NVIDIA H100", MEASURED)):
         join = {"machine": {"card": card}, "ours": {"share_of_peak": 0.62}}
         passes = [{"clusters": 10, "dim": 2, "of_peak": 0.3}, {"clusters": 100, "dim": 2, "of_peak": 0.55}]
         (tmp_path / "gpu_join.json").write_text(json.dumps(join))
-        (tmp_path / "gpu_kmeans.json").write_text(json.dumps({"device": card, "passes": passes}))
+        (tmp_path / "gpu_kmeans.json").write_text(json.dumps({"device": device, "passes": passes}))
         numbers = read_figures(tmp_path)
         assert {numbers[name].kind for name in ("gpu_share_join", "gpu_share_kmeans")} == {kind}
     assert (numbers["gpu_share_join"].value, numbers["gpu_share_kmeans"].value) == (0.62, 0.55)
