@@ -36,7 +36,8 @@ def retrieve_and_pack(unique: Deduplicated, acquired: Acquired, config: CurateCo
         sources = drop_removed(sources, acquired.ledger, layout, "remaining_sources")
     embedded = embed(unique.images, config.embed, layout, base=taken_over(earlier, "embed", config.embed))
     clustered = cluster(embedded, config.cluster, layout, base=taken_over(earlier, "cluster", config.cluster))
-    queries = embed(sources, config.embed, layout, "embed_sources")
+    queries_then = taken_over(earlier, "embed_sources", config.embed)
+    queries = embed(sources, config.embed, layout, "embed_sources", base=queries_then)
     found_then = taken_over(earlier, "retrieve", config.retrieve)
     chosen = retrieve(embedded, clustered, queries, config.retrieve, layout, base=found_then)
     pages = None

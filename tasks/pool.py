@@ -41,7 +41,7 @@ class Pool:
     @cached_property
     def vectors(self) -> Vectors:
         """[rows, dim] float16 on disk."""
-        return Vectors(self.manifest.paths(".npy"))
+        return Vectors.of(self.manifest)
 
     @cached_property
     def ids(self) -> npt.NDArray[np.bytes_]:
