@@ -6,7 +6,7 @@ cards and syncs to disk; ShardWriter, in a process and a virtual environment of 
 and the finished JSON for nothing and does none of that. Both are measured on one core's work (one thread, one process)
 and on two; processor seconds tell of a machine that others load.
 
-    flock /tmp/work/bench.lock python -m bench.pack [--images 20000] [--kilobytes 12 40 110] [--repeats 3]
+    python -m bench.pack [--images 20000] [--kilobytes 12 40 110] [--repeats 3]
 """
 
 import argparse
@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -269,8 +270,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--kilobytes", type=int, nargs="+", default=[12, 40, 110])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/work/bench-pack"))
-    parser.add_argument("--peers", type=Path, default=Path("/tmp/work/peers-pack"))
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "bench-pack")
+    parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "bench-pack-peers")
     parser.add_argument("--no-save", action="store_true")
     given = parser.parse_args()
     python, found, results = peer_python(given.peers), machine(), []
