@@ -2,6 +2,7 @@
 
 import posixpath
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from prefect import flow
@@ -13,6 +14,7 @@ from storage.errors import BadManifest
 from storage.layout import Layout
 from storage.manifest import load_manifest
 from tasks.earlier import load_base
+from tasks.lineage import ancestry
 from tasks.removal.ledger import Entry, Ledger, append_entries, load_ledger
 from tasks.removal.plan import PurgePlan, plan_purge
 from tasks.removal.purge import purge
@@ -50,8 +52,10 @@ def remove_from_lvd(config: CurateConfig, entries: Sequence[Entry]) -> Removed:
     run = revise_lvd(config)
     with workers(config.workers):
         plan = purge(layout, [load_manifest(run.dataset)], load_ledger(layout))
-    write_report(run.chain, layout, posixpath.dirname(run.report))  # the purge deletes every page with pictures
-    return Removed(run, plan)
+    # The purge deletes every page with pictures and gives tables that it marked a new name: read again, write again.
+    chain = ancestry([load_manifest(run.dataset)], layout)
+    write_report(chain, layout, posixpath.dirname(run.report))
+    return Removed(replace(run, chain=chain), plan)
 
 
 def would_be_removed(config: CurateConfig, entries: Sequence[Entry]) -> PurgePlan:
