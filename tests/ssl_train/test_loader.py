@@ -1,5 +1,8 @@
+import pickle
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -76,14 +79,23 @@ def test_an_epoch_over_all_processes_holds_every_image_once(tiny_run: Configure,
 
 
 def test_workers_change_nothing_and_a_later_start_sees_the_same(tiny_run: Configure, source: str) -> None:
-    batches = build_batches(tiny_run(source), world())
-    plain = build_loader(batches, num_steps=4, num_workers=0, prefetch_batches=1, world=world())
-    parallel = build_loader(batches, num_steps=4, num_workers=2, prefetch_batches=2, world=world())
-    late = dict(parallel.from_(2))
+    config = tiny_run(source)
+    # Workers are forked, as a training's are: from a process that has not run half a test suite before.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        late = fresh.submit(made_by_workers, config, start=2).result()
     assert sorted(late) == [2, 3]
+    plain = build_loader(build_batches(config, world()), num_steps=4, num_workers=0, prefetch_batches=1, world=world())
     for step, batch in plain.from_(0):
         if step in late:
             same(batch, late[step])
+
+
+def made_by_workers(config: TrainConfig, start: int) -> dict[int, Batch]:
+    """The batches from a step on, made by two worker processes; their tensors hold memory of their own."""
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    batches = build_batches(config, world())
+    loader = build_loader(batches, num_steps=4, num_workers=2, prefetch_batches=2, world=world())
+    return {step: pickle.loads(pickle.dumps(batch)) for step, batch in loader.from_(start)}
 
 
 def test_masks_match_their_crops_and_weights_sum_to_one_each(tiny_run: Configure) -> None:
