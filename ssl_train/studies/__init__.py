@@ -1,0 +1,1 @@
+"""Studies of training itself, which anyone can run: how methods collapse, and when they are unstable."""
