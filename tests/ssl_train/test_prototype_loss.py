@@ -10,6 +10,7 @@ from ssl_train.losses.centering import sinkhorn_knopp
 from ssl_train.losses.dino import dino_loss, swapped_dino_loss
 from ssl_train.losses.ibot import ibot_loss
 from ssl_train.ops.prototype_loss import Projected, Targets, plain_prototype_loss, prototype_loss, sinkhorn_targets
+from ssl_train.ops.prototype_loss_sweep import Plan, Sweep
 
 IMAGES, DIM, PROTOTYPES = 7, 12, 40
 TINY_CHUNK = 4 * PROTOTYPES * 30  # one or two images
@@ -179,13 +180,11 @@ def test_rows_that_are_no_crops_of_the_images_are_refused() -> None:
 
 
 def test_a_smaller_chunk_holds_fewer_images() -> None:
-    from ssl_train.ops.prototype_loss import _Plan, _Sweep
-
     sizes = []
     for chunk_bytes in (1 << 30, TINY_CHUNK, 1):
         student = student_of(2)
-        plan = _Plan(((0.5, 0.5), (0.5, 0.5)), 0.1, chunk_bytes)
-        sweep = _Sweep(*student, targets_of(2), torch.ones(IMAGES), plan, True)
+        plan = Plan(((0.5, 0.5), (0.5, 0.5)), 0.1, chunk_bytes)
+        sweep = Sweep(*student, targets_of(2), torch.ones(IMAGES), plan, True)
         sizes.append(max(chunk.stop - chunk.start for chunk in sweep.chunks()))
     assert sizes[-1] == 1
     assert all(more >= fewer for more, fewer in pairwise(sizes))
