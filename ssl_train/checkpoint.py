@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 
 from ssl_train.distributed import COLLECTIVE_TIMEOUT, World, barrier
 from ssl_train.errors import CheckpointError
-from ssl_train.methods import Networks
+from ssl_train.methods import MethodNetworks
 from ssl_train.models import Model
 from ssl_train.models.load import describe
 from storage.filesystem import write_bytes
@@ -87,7 +87,7 @@ class Checkpoints:
         """Folder of the checkpoint after `step` finished steps."""
         return self._directory / f"step-{step:09d}"
 
-    def load(self, step: int, networks: Networks, optimizer: Optimizer) -> None:
+    def load(self, step: int, networks: MethodNetworks, optimizer: Optimizer) -> None:
         """Put a checkpoint's content into networks and optimizer. Raises CheckpointError if another run made it."""
         self._check_facts(step)
         state = _state(networks, optimizer)
@@ -95,7 +95,7 @@ class Checkpoints:
             load(state, checkpoint_id=self.path(step))
             set_state_dict(networks, optimizer, model_state_dict=state["networks"], optim_state_dict=state["optimizer"])
 
-    def save(self, step: int, networks: Networks, optimizer: Optimizer) -> None:
+    def save(self, step: int, networks: MethodNetworks, optimizer: Optimizer) -> None:
         """Write a checkpoint beside its place, rename it when every process has written, and prune old ones.
 
         Asynchronous: returns when the state is copied; `settle` renames it. One is written at a time.
@@ -187,7 +187,7 @@ class Checkpoints:
             )
 
 
-def export_teacher(path: str, networks: Networks, *, model: Model, step: int, seed: int, world: World) -> None:
+def export_teacher(path: str, networks: MethodNetworks, *, model: Model, step: int, seed: int, world: World) -> None:
     """Gather the teacher from all processes; write its backbone as `path` (.safetensors), its heads beside it, and
     `path` as .json.
 
@@ -232,7 +232,7 @@ def facts_path(path: str) -> str:
     return f"{path.removesuffix('.safetensors')}.json"
 
 
-def _state(networks: Networks, optimizer: Optimizer) -> dict[str, Any]:
+def _state(networks: MethodNetworks, optimizer: Optimizer) -> dict[str, Any]:
     network_state, optimizer_state = get_state_dict(networks, optimizer)
     return {"networks": network_state, "optimizer": optimizer_state}
 

@@ -111,8 +111,7 @@ def dump_config(config: TrainConfig) -> str:
 def check_config(config: TrainConfig, world_size: int) -> None:
     """What no single part can check. Raises ConfigError naming the settings that contradict each other."""
     data, method, patch = config.data, config.method, config.model.patch_size
-    share = data.batch_images // world_size
-    group = method.group_images or share
+    augment, knn = config.augment, config.metrics.knn
     rules = {
         "output_dir is empty: give the folder in which the run shall live": not config.output_dir,
         f"output_dir = {config.output_dir} must be a local or mounted folder": is_url(config.output_dir),
@@ -121,20 +120,16 @@ def check_config(config: TrainConfig, world_size: int) -> None:
         f"data.batch_images = {data.batch_images} cannot be shared equally by {world_size} processes": data.batch_images
         % world_size
         != 0,
-        f"augment.global_pixels = {config.augment.global_pixels} and local_pixels = {config.augment.local_pixels} "
-        f"must be whole numbers of model.patch_size = {patch}": config.augment.global_pixels % patch != 0
-        or config.augment.local_pixels % patch != 0,
-        f"method.group_images = {group} must divide the {share} images of a process": share % group != 0,
-        f"each process has {share} images of data.batch_images = {data.batch_images}; method.koleo_weight needs 2 or "
-        "more, to have neighbours": method.koleo_weight > 0 and group < 2,
-        "method.masks = none asks the student about patches that it sees; that is for method.distil_from (name the "
-        "files of the larger model's run: method.distil_from.backbone.path and heads.path)": not method.masks.hides
-        and method.distil_from is None,
-        f"metrics.knn.pixels must be a whole number of model.patch_size = {patch}": config.metrics.knn is not None
-        and (config.metrics.knn.pixels or patch) % patch != 0,
-        "metrics.knn: give either folder or shards, not both or none": config.metrics.knn is not None
-        and bool(config.metrics.knn.shards) == (config.metrics.knn.folder is not None),
-        "method.masks needs model.mask_token = true": method.masks.hides and not config.model.mask_token,
+        f"augment.global_pixels = {augment.global_pixels} and local_pixels = {augment.local_pixels} must be whole "
+        f"numbers of model.patch_size = {patch}": augment.global_pixels % patch != 0
+        or (augment.num_local > 0 and augment.local_pixels % patch != 0),
+        f"metrics.knn.pixels must be a whole number of model.patch_size = {patch}": knn is not None
+        and (knn.pixels or patch) % patch != 0,
+        "metrics.knn: give either folder or shards, not both or none": knn is not None
+        and bool(knn.shards) == (knn.folder is not None),
+        f"method.masks hides patches, for which model.kind = {config.model.kind} has no token; a ViT has one with "
+        "model.mask_token = true": method.masks.hides and not config.model.mask_token,
+        **method.rules(data.batch_images // world_size),
     }
     broken = [message for message, is_broken in rules.items() if is_broken]
     if broken:

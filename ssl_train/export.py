@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssl_train.errors import ExportError, TrainError
+from ssl_train.models.backbone import Backbone
 from ssl_train.models.layers import LAYER_NORM_EPS
 from ssl_train.models.load import Loaded, read_backbone
 from ssl_train.models.vit import WIDTHS, VisionTransformer, Vit
@@ -70,12 +71,16 @@ def export_hf(loaded: Loaded, folder: str) -> None:
     model's own image size; at others transformers interpolates positions without DINOv2's offset of 0.1 patches.
     Raises ExportError for a network without layer scale or mask token (DINO): those models always have them.
     """
-    model = loaded.model
+    model, network = loaded.model, loaded.network
+    if not isinstance(model, Vit) or not isinstance(network, VisionTransformer):
+        raise ExportError(
+            f"Dinov2Model is a ViT, this network is a {model.kind}. Export it with `onnx` or `published`."
+        )
     if model.layer_scale is None or not model.mask_token:
         raise ExportError(
             "Dinov2Model has layer scale and a mask token, this network has not. Export it with `onnx` or `published`."
         )
-    tensors = {name: tensor.contiguous() for name, tensor in hf_state_dict(loaded.network).items()}
+    tensors = {name: tensor.contiguous() for name, tensor in hf_state_dict(network).items()}
     write_bytes(join(folder, "model.safetensors"), safetensors.torch.save(tensors, metadata={"format": "pt"}))
     write_bytes(join(folder, "config.json"), json.dumps(hf_config(model), indent=2).encode())
 
@@ -133,7 +138,7 @@ def export_published(loaded: Loaded, path: str) -> None:
 class _Outputs(nn.Module):
     """What an ONNX file gives: plain tensors with names."""
 
-    def __init__(self, network: VisionTransformer) -> None:
+    def __init__(self, network: Backbone) -> None:
         super().__init__()
         self.network = network
 

@@ -50,11 +50,10 @@ def part_gradient_norms(student: nn.ModuleDict) -> dict[str, Float[Tensor, ""]]:
 
 
 def _part(backbone: Backbone, name: str) -> str:
-    depth = len(backbone.blocks)
     layer = backbone.layer_of(name)
     if layer == 0:
         return "embeddings"
-    return f"blocks_{min((layer - 1) * NUM_PARTS // depth, NUM_PARTS - 1) + 1}"
+    return f"blocks_{min((layer - 1) * NUM_PARTS // backbone.num_layers, NUM_PARTS - 1) + 1}"
 
 
 def _local(gradient: Tensor) -> Tensor:

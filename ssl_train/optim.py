@@ -80,7 +80,7 @@ def multipliers(name: str, module: nn.Module, optim: Optim) -> Multipliers:
     """
     lr = 1.0
     if isinstance(module, Backbone):
-        lr = optim.layer_decay ** (len(module.blocks) + 1 - module.layer_of(name))
+        lr = optim.layer_decay ** (module.num_layers + 1 - module.layer_of(name))
     if name.startswith("patch_embed."):
         lr *= optim.patch_embed_multiplier
     undecayed = name.endswith((".bias", ".gamma")) or "norm" in name

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -15,7 +15,6 @@ from torch.distributed.tensor import DTensor
 
 from ssl_train.distributed import World
 from ssl_train.models import Backbone
-from ssl_train.models.layers import Block
 from ssl_train.ops.attention import Kernel, settled_kernel
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -47,11 +46,12 @@ def speed_up(networks: Sequence[nn.ModuleDict], world: World, precision: Precisi
     compiles = on_cuda if how.compile is None else how.compile
     kernel = settled_kernel(how.attention, on_cuda=on_cuda, half=precision in _HALVES, compiled=compiles)
     for modules in networks:
-        for block in _blocks(modules):
-            block.attn.kernel = kernel
-            block.recompute = how.recompute_activations  # only where there is a gradient
-            if compiles:
-                block.compile_compute(fullgraph=kernel != "xformers")
+        for backbone in _backbones(modules):
+            backbone.use_kernel(kernel)
+            for unit in backbone.units():
+                unit.recompute = how.recompute_activations  # only where there is a gradient
+                if compiles:
+                    unit.compile_compute(fullgraph=kernel != "xformers")
         if world.size > 1:
             shard(modules, world, precision, how)
 
@@ -69,8 +69,8 @@ def shard(networks: nn.ModuleDict, world: World, precision: Precision, how: Spee
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32) if half else MixedPrecisionPolicy()
     learns = any(parameter.requires_grad for parameter in networks.parameters())
     frees = how.reshard_after_forward or not learns
-    blocks = _blocks(networks)
-    wrapped = [fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=frees) for block in blocks]
+    units = [unit for backbone in _backbones(networks) for unit in backbone.units()]
+    wrapped = [fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=frees) for unit in units]
     for module in networks.values():
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=frees)
     for index, block in enumerate(wrapped):
@@ -82,9 +82,8 @@ def shard(networks: nn.ModuleDict, world: World, precision: Precision, how: Spee
             block.set_modules_to_backward_prefetch(behind)
 
 
-def _blocks(networks: nn.ModuleDict) -> list[Block]:
-    backbones = (module for module in networks.values() if isinstance(module, Backbone))
-    return [cast(Block, block) for backbone in backbones for block in backbone.blocks]
+def _backbones(networks: nn.ModuleDict) -> list[Backbone]:
+    return [module for module in networks.values() if isinstance(module, Backbone)]
 
 
 def compute_in(precision: Precision, world: World) -> AbstractContextManager[object]:

@@ -54,10 +54,7 @@ def begin_with(networks: Iterable[nn.ModuleDict], start: Start) -> None:
 @torch.no_grad()
 def put_backbone(backbone: nn.Module, loaded: Backbone, path: str) -> None:
     """Copy a backbone's weights into another of the same width and depth, whatever the size of their images."""
-    backbone = cast(Backbone, backbone)
-    state = loaded.state_dict()
-    if loaded.grid != backbone.grid:
-        state["pos_embed"] = loaded.positions(backbone.grid, backbone.grid)
+    state = cast(Backbone, backbone).fitted(loaded)
     own = backbone.state_dict()
     missing = sorted(own.keys() - state.keys() - _MAY_BE_NEW)
     other = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)

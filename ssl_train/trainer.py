@@ -22,7 +22,7 @@ from ssl_train.distributed import Means, World
 from ssl_train.errors import NonFiniteLossError
 from ssl_train.evaluate.probe import knn_top1
 from ssl_train.flops import ideal_image_seconds
-from ssl_train.methods import Losses, Networks
+from ssl_train.methods import Losses, MethodNetworks
 from ssl_train.metrics import MetricsLog, Silence
 from ssl_train.monitors import feature_rank, part_gradient_norms
 from ssl_train.optim import LossScale, build_optimizer, clip_gradients, step_if_finite
@@ -50,8 +50,7 @@ class Trainer:
         self.loss_scale = LossScale().to(world.device) if config.precision == "fp16" else None
         if self.loss_scale is not None:
             self.networks.loss_scale = self.loss_scale  # a checkpoint holds it
-        networks = (self.networks.student, self.networks.teacher, *self.networks.frozen)
-        speed_up(networks, world, config.precision, config.efficiency.networks)
+        speed_up(self.networks.every, world, config.precision, config.efficiency.networks)
         self.optimizer = build_optimizer(self.networks.student, config.optim)
         self.schedules = config.optim.schedules(num_steps=config.num_steps, batch_images=config.data.batch_images)
         self.loader = build_loader(
@@ -180,8 +179,10 @@ class Trainer:
         knn = self.config.metrics.knn
         if knn is None or self.labelled is None or not knn.is_due(step):
             return {}
+        self.networks.teacher.eval()
         with compute_in(self.config.precision, self.world):
             top1, broken = knn_top1(self.networks.teacher_backbone, self.labelled, knn, self.world)
+        self.networks.train()
         metrics.say(f"step {step}: k-NN top-1 {top1:.2f} %" + (f", {broken} images undecodable" if broken else ""))
         return {"knn_top1": top1}
 
@@ -259,12 +260,13 @@ def _not_finite(numbers: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items() if not math.isfinite(value))
 
 
-def build_networks(config: TrainConfig) -> Networks:
+def build_networks(config: TrainConfig) -> MethodNetworks:
     """Student and teacher with the initial weights that the config's seed decides, or those of `config.start`."""
     torch.manual_seed(config.seed)
     networks = config.method.build(config.model, num_steps=config.num_steps)
     if config.start is not None:
-        begin_with((networks.student, networks.teacher), config.start)
+        own = (networks.student, networks.teacher) if networks.has_teacher else (networks.student,)
+        begin_with(own, config.start)
     return networks
 
 

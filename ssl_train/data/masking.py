@@ -1,4 +1,4 @@
-"""Block masks over the patch grid of global crops: which patches the student must guess."""
+"""Masks over the patch grid of global crops: which patches the student must guess."""
 
 import math
 from dataclasses import dataclass
@@ -33,6 +33,11 @@ class BlockMasks:
     hides: ClassVar[bool] = True
     """The student does not see what is masked."""
 
+    @property
+    def share(self) -> float:
+        """Mean share of all patches that the loss is on."""
+        return self.masked_crops * sum(self.ratio) / 2
+
     def draw(self, num_crops: int, grid: int, rng: np.random.Generator) -> NDArray[np.bool_]:
         """Masks [crops, grid * grid] of a group of global crops.
 
@@ -64,12 +69,83 @@ class NoMasks:
     hides: ClassVar[bool] = False
     """Nothing is hidden: what `draw` marks is what the loss is on."""
 
+    @property
+    def share(self) -> float:
+        """Mean share of all patches that the loss is on: all of them."""
+        return 1.0
+
     def draw(self, num_crops: int, grid: int, rng: np.random.Generator) -> NDArray[np.bool_]:
         """Every patch of every crop [crops, grid * grid]."""
         return np.ones((num_crops, grid * grid), dtype=np.bool_)
 
 
-Masks: TypeAlias = BlockMasks | NoMasks
+@dataclass(frozen=True)
+class ChoiceMasks:
+    """Masks as iBOT draws them (arXiv 2111.07832, section 3.3): for every crop one of several ratios, then rectangles.
+
+    The paper draws a ratio for an image; its code, for each crop, and so do we.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["choice"] = "choice"
+    """Tag of these masks."""
+    ratios: tuple[Share, ...] = (0.0, 0.3)
+    """Shares of a crop's patches that are masked; each crop takes one of them."""
+    spreads: tuple[Share, ...] = (0.0, 0.2)
+    """By how much each of them may be less or more: it is drawn evenly from that stretch."""
+
+    hides: ClassVar[bool] = True
+    """The student does not see what is masked."""
+
+    def __post_init__(self) -> None:
+        if not self.ratios or len(self.ratios) != len(self.spreads):
+            raise ValueError(f"masks.spreads has {len(self.spreads)} entries; give one for each of the {self.ratios}")
+        if any(spread > ratio for ratio, spread in zip(self.ratios, self.spreads, strict=True)):
+            raise ValueError(f"masks.spreads = {self.spreads} reach below zero from masks.ratios = {self.ratios}")
+
+    @property
+    def share(self) -> float:
+        """Mean share of all patches that the loss is on."""
+        return sum(self.ratios) / len(self.ratios)
+
+    def draw(self, num_crops: int, grid: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """Masks [crops, grid * grid]. A block is as large as the rest that is wanted, and a third of the side at least.
+
+        They fall short of their ratio, as the published ones do: what is missing in the end is too small for a block.
+        """
+        masks = np.zeros((num_crops, grid, grid), dtype=np.bool_)
+        patches, smallest = grid * grid, (grid // 3) ** 2
+        for mask in masks:
+            which = int(rng.integers(len(self.ratios)))
+            ratio = self.ratios[which] + self.spreads[which] * rng.uniform(-1, 1)
+            fill_with_blocks(mask, patches * ratio, max_block=patches, rng=rng, min_block=smallest)
+        return masks.reshape(num_crops, patches)
+
+
+@dataclass(frozen=True)
+class NoPatches:
+    """No loss on patches: nothing is hidden, and nothing is asked about. Of methods that look at whole crops."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["no_patches"] = "no_patches"
+    """Tag of these masks."""
+
+    hides: ClassVar[bool] = False
+    """Nothing is hidden."""
+
+    @property
+    def share(self) -> float:
+        """Mean share of all patches that the loss is on: none."""
+        return 0.0
+
+    def draw(self, num_crops: int, grid: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """No patch of any crop [crops, grid * grid]."""
+        return np.zeros((num_crops, grid * grid), dtype=np.bool_)
+
+
+Masks: TypeAlias = BlockMasks | ChoiceMasks | NoMasks | NoPatches
 
 
 def fill_at_random(mask: NDArray[np.bool_], target: int, rng: np.random.Generator) -> None:
@@ -80,21 +156,31 @@ def fill_at_random(mask: NDArray[np.bool_], target: int, rng: np.random.Generato
         mask.reshape(-1)[rng.choice(free, missing, replace=False)] = True
 
 
-def fill_with_blocks(mask: NDArray[np.bool_], target: int, *, max_block: int, rng: np.random.Generator) -> None:
-    """Set rectangles in `mask` [rows, columns] until `target` patches are set, or no rectangle fits any more."""
+def fill_with_blocks(
+    mask: NDArray[np.bool_],
+    target: float,
+    *,
+    max_block: int,
+    rng: np.random.Generator,
+    min_block: int = MIN_BLOCK_PATCHES,
+) -> None:
+    """Set rectangles in `mask` [rows, columns] until `target` patches are set, or no rectangle fits any more.
+
+    A rectangle's area is drawn between `min_block` and what is still wanted, `max_block` at most.
+    """
     count = 0
     while count < target:
         limit = min(target - count, max_block)
-        added = _add_block(mask, limit, rng)
+        added = _add_block(mask, min_block, limit, rng)
         if added == 0:
             return
         count += added
 
 
-def _add_block(mask: NDArray[np.bool_], limit: int, rng: np.random.Generator) -> int:
+def _add_block(mask: NDArray[np.bool_], least: int, limit: float, rng: np.random.Generator) -> int:
     rows, columns = mask.shape
     for _ in range(TRIES_PER_BLOCK):
-        area = MIN_BLOCK_PATCHES + (limit - MIN_BLOCK_PATCHES) * rng.random()
+        area = least + (limit - least) * rng.random()
         aspect = math.exp(rng.uniform(math.log(MIN_ASPECT), -math.log(MIN_ASPECT)))
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if height >= rows or width >= columns:

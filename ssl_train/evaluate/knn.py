@@ -104,7 +104,7 @@ def evaluate(config: KnnEvaluation) -> dict[str, Any]:
     seed = config.seed if config.seed is not None else int(facts.get("seed", 0))
     untrained = build_untrained(model, seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pixels = config.pixels or min(trained.grid * trained.patch_size, MAX_PIXELS)
+    pixels = config.pixels or min(trained.image_size, MAX_PIXELS)
     scores: dict[str, Any] = {}
     for name, network in (("trained", trained), ("untrained", untrained)):
         network.to(device)

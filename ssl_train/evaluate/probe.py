@@ -109,7 +109,7 @@ def _own_features(
     """
     share = -(-len(images.places) // world.size)
     batch = min(config.batch_images, share)
-    pixels = config.pixels or min(network.grid * network.patch_size, MAX_PIXELS)
+    pixels = config.pixels or min(network.image_size, MAX_PIXELS)
     last, rows = len(images.places) - 1, list[Tensor]()
     with ThreadPoolExecutor(READING_THREADS) as pool:
         for start in range(0, share, batch):

@@ -2,10 +2,10 @@
 
 from typing import TypeAlias
 
-from ssl_train.methods.dinov2 import DinoV2, DinoV2Networks, Losses
+from ssl_train.methods.base import Losses, MethodConfig, MethodNetworks
+from ssl_train.methods.dinov2 import DinoV2, DinoV2Networks
 
-# One plug so far; another is one file and `| Another` here.
+# Another method is one file and `| Another` here.
 Method: TypeAlias = DinoV2
-Networks: TypeAlias = DinoV2Networks
 
-__all__ = ["DinoV2", "DinoV2Networks", "Losses", "Method", "Networks"]
+__all__ = ["DinoV2", "DinoV2Networks", "Losses", "Method", "MethodConfig", "MethodNetworks"]

@@ -1,9 +1,8 @@
 """DINOv2: a student guesses what its slow average, the teacher, says of other crops and of masked patches."""
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple, Self, cast
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,15 +13,12 @@ from ssl_train.data.collate import Batch
 from ssl_train.data.masking import BlockMasks, Masks
 from ssl_train.losses.centering import Kind, build_centering
 from ssl_train.losses.koleo import koleo_loss
+from ssl_train.methods.base import FORWARD_BACKWARD, NUM_VIEWS, Losses, MethodConfig, MethodNetworks
 from ssl_train.methods.frozen_teacher import FrozenTeacher
-from ssl_train.models import Backbone, Model, Tokens
+from ssl_train.models import Model, Tokens
 from ssl_train.models.heads import DinoHead
 from ssl_train.ops.prototype_loss import Projected, PrototypeLoss, Targets, prototype_loss
-from ssl_train.parallel import local_shards
 from ssl_train.schedules import WarmUpConstant, WarmUpCosine
-
-NUM_VIEWS = 2
-"""Global crops of an image; the teacher sees each of them whole."""
 
 Weight = Annotated[float, Field(ge=0)]
 Momentum = Annotated[float, Field(ge=0, le=1)]
@@ -30,7 +26,7 @@ Temperature = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
-class DinoV2:
+class DinoV2(MethodConfig):
     """DINOv2 (arXiv 2304.07193, section 4); the defaults are those of the short ViT-L/16 recipe."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -72,16 +68,26 @@ class DinoV2:
         """Student and teacher, equal at first, freshly initialised from torch's global random state."""
         return DinoV2Networks(self, model, num_steps=num_steps)
 
+    def rules(self, share: int) -> dict[str, bool]:
+        """See `MethodConfig.rules`."""
+        group = self.group_images or share
+        return {
+            f"method.group_images = {group} must divide the {share} images of a process": share % group != 0,
+            f"each process has {share} images of data.batch_images; method.koleo_weight needs 2 or more, to have "
+            "neighbours": self.koleo_weight > 0 and group < 2,
+            "method.masks = none asks the student about patches that it sees; that is for method.distil_from (name the "
+            "files of the larger model's run: method.distil_from.backbone.path and heads.path)": not self.masks.hides
+            and self.distil_from is None,
+        }
 
-@dataclass(frozen=True)
-class Losses:
-    """A step's loss: `total` is what is optimised and the sum of `terms`; `monitors` are only looked at."""
-
-    total: Float[Tensor, ""]
-    terms: Mapping[str, Float[Tensor, ""]]
-    monitors: Mapping[str, Float[Tensor, ""]]
-    features: Float[Tensor, "rows dim"] | None = None
-    """The student's class tokens of this process's global crops, to be looked at: their rank tells of collapse."""
+    def head_flops(self, *, num_crops: int, num_patches: int, student_dim: int, teacher_dim: int) -> float:
+        """See `MethodConfig.head_flops`."""
+        asked = num_patches * self.masks.share
+        both = ((self.dino_head, num_crops, NUM_VIEWS), (self.ibot_head or self.dino_head, asked, asked))
+        return sum(
+            FORWARD_BACKWARD * own_rows * head.row_flops(student_dim) + rows * head.row_flops(teacher_dim)
+            for head, own_rows, rows in both
+        )
 
 
 class Heads(NamedTuple):
@@ -91,17 +97,16 @@ class Heads(NamedTuple):
     patches: Projected
 
 
-class DinoV2Networks(nn.Module):
+class DinoV2Networks(MethodNetworks):
     """Student, teacher and centres of a run, and a step's loss over them."""
 
     def __init__(self, config: DinoV2, model: Model, *, num_steps: int) -> None:
-        super().__init__()
-        self.config = config
-        self.student = build_networks(config, model)
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        student = build_networks(config, model)
         # Not a submodule: a frozen teacher is in its files already, and has no place in a checkpoint.
-        frozen = config.distil_from and config.distil_from.build(config.dino_head, config.ibot_head)
-        self.__dict__["frozen"] = () if frozen is None else (frozen,)
+        teacher = config.distil_from
+        frozen = None if teacher is None else teacher.build(config.dino_head, config.ibot_head)
+        super().__init__(student, copy.deepcopy(student), frozen=frozen)
+        self.config = config
         heads = (config.dino_head, config.ibot_head or config.dino_head)
         self.cls_targets, self.patch_targets = (
             build_centering(config.centering, num_prototypes=head.num_prototypes, momentum=config.center_momentum)
@@ -112,31 +117,9 @@ class DinoV2Networks(nn.Module):
         self.train()
 
     @property
-    def frozen(self) -> tuple[nn.ModuleDict, ...]:
-        """Networks that the method needs and never changes; no part of a checkpoint."""
-        networks: tuple[nn.ModuleDict, ...] = self.__dict__["frozen"]
-        return networks
-
-    @property
     def guide(self) -> nn.ModuleDict:
         """The networks whose word the student learns to give: a frozen teacher's, or its own average's."""
         return self.frozen[0] if self.frozen else self.teacher
-
-    @property
-    def teacher_backbone(self) -> Backbone:
-        """The backbone whose weights are the result."""
-        return cast(Backbone, self.teacher["backbone"])
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        for networks in self.frozen:
-            networks._apply(fn, recurse)  # they go along to other devices
-        return super()._apply(fn, recurse)
-
-    def train(self, mode: bool = True) -> Self:
-        """Training mode for the student; the teacher never drops a path."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
 
     def loss(self, batch: Batch, step: int) -> Losses:
         """The loss of one process's part of a batch; its gradient is to be averaged over processes.
@@ -170,8 +153,7 @@ class DinoV2Networks(nn.Module):
 
         After a step that was skipped the teacher moves too: towards weights that are as good as before.
         """
-        weight = 1 - self.momentum(step)
-        torch._foreach_lerp_(local_shards(self.teacher.parameters()), local_shards(self.student.parameters()), weight)
+        self.follow(self.momentum(step))
         self.cls_targets.commit(finite=finite)
         self.patch_targets.commit(finite=finite)
 

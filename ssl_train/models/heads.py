@@ -40,6 +40,11 @@ class DinoHead:
             num_prototypes=self.num_prototypes,
         )
 
+    def row_flops(self, in_dim: int) -> float:
+        """Operations of one row's way forward: the MLP, and the prototypes."""
+        widths = [in_dim, *[self.hidden_dim] * (self.num_layers - 1), self.bottleneck_dim, self.num_prototypes]
+        return 2.0 * sum(narrow * wide for narrow, wide in itertools.pairwise(widths))
+
 
 class WeightNormLinear(nn.Module):
     """The weight of a bias-free linear layer whose rows are direction (`weight_v`) times length (`weight_g`).

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from ssl_train.models.backbone import Unit
 from ssl_train.ops.attention import Kernel, attend
 from ssl_train.ops.drop_path import residual
 from ssl_train.ops.packed import Shapes
@@ -92,7 +92,7 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
-class Block(nn.Module):
+class Block(Unit):
     """Pre-norm transformer block over packed tokens: attention, then the feed-forward net."""
 
     def __init__(
@@ -100,23 +100,12 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.drop_path = drop_path
-        self.recompute = False  # activations are made again in the backward pass, not kept
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.attn = Attention(dim, num_heads)
         self.ls1: nn.Module = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = ffn
         self.ls2: nn.Module = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
-
-    def forward(self, x: Float[Tensor, "total dim"], shapes: Shapes) -> Float[Tensor, "total dim"]:
-        if self.recompute and torch.is_grad_enabled():
-            recomputed: Tensor = checkpoint(self.compute, x, shapes, use_reentrant=False)
-            return recomputed
-        return self.compute(x, shapes)
-
-    def compile_compute(self, *, fullgraph: bool) -> None:
-        """Compile what the block computes, for the shapes it will see: each makes a graph of its own."""
-        self.compute = torch.compile(self.compute, fullgraph=fullgraph, dynamic=False)  # type: ignore[method-assign]
 
     def compute(self, x: Float[Tensor, "total dim"], shapes: Shapes) -> Float[Tensor, "total dim"]:
         """The block's two residual branches."""

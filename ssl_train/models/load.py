@@ -3,7 +3,7 @@
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -13,7 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ssl_train.errors import CheckpointError
-from ssl_train.models.vit import WIDTHS, VisionTransformer, Vit
+from ssl_train.models.backbone import Backbone
+from ssl_train.models.model import Model
+from ssl_train.models.vit import infer_vit
 from storage.filesystem import fetch_verified, file_sha256, is_url
 
 METADATA = "ssl_train"
@@ -24,17 +26,19 @@ _ENVELOPES = ("teacher", "model", "state_dict")
 _PREFIXES = ("module.", "_orig_mod.", "teacher.", "backbone.", "module.")
 # Sharded training of DINOv2 writes block 3 of chunk 0 as `blocks.0.3.`.
 _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")
+# A tensor that only one family has, and what reads that family's architecture off its tensors.
+_INFERRED_BY: dict[str, Callable[[Mapping[str, Tensor], str], Model]] = {"patch_embed.proj.weight": infer_vit}
 
 
 class Loaded(NamedTuple):
     """A backbone from a file, its architecture, and what else the file says of itself (`step`, `seed`)."""
 
-    network: VisionTransformer
-    model: Vit
+    network: Backbone
+    model: Model
     facts: Mapping[str, Any]
 
 
-def load_backbone(path: str, sha256: str | None = None, *, model: Vit | None = None) -> VisionTransformer:
+def load_backbone(path: str, sha256: str | None = None, *, model: Model | None = None) -> Backbone:
     """The backbone in `path` (.safetensors or .pth; a local path, or a URL with its `sha256`), in eval mode.
 
     `model` says the architecture; left out, it is read from the file's metadata or inferred from the tensors' shapes.
@@ -44,11 +48,11 @@ def load_backbone(path: str, sha256: str | None = None, *, model: Vit | None = N
     return read_backbone(path, sha256, model=model).network
 
 
-def read_backbone(path: str, sha256: str | None = None, *, model: Vit | None = None) -> Loaded:
+def read_backbone(path: str, sha256: str | None = None, *, model: Model | None = None) -> Loaded:
     """`load_backbone`, with the architecture that was found and what the file says of itself."""
     state, metadata = read_tensors(path, sha256)
     state, facts = plain_names(state), json.loads(metadata.get(METADATA, "{}"))
-    model = model or _named_model(facts, path) or infer_vit(state, path)
+    model = model or _named_model(facts, path) or infer_model(state, path)
     with torch.device("meta"):  # no time spent on initial weights that are replaced at once
         network = model.build()
     _load_strictly(network, state, path)
@@ -71,36 +75,18 @@ def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {_CHUNKED_BLOCK.sub(r"blocks.\1.", name): tensor for name, tensor in state.items() if not _is_head(name)}
 
 
-def infer_vit(state: Mapping[str, Tensor], path: str = "the state dict") -> Vit:
-    """The architecture that a published state dict belongs to, by its tensors' names and shapes."""
-    try:
-        dim, patch = state["patch_embed.proj.weight"].shape[0], state["patch_embed.proj.weight"].shape[-1]
-        positions = state["pos_embed"].shape[1]
-    except KeyError as missing:
-        raise CheckpointError(
-            f"{path} holds no vision transformer: {missing} is not among its {len(state)} tensors "
-            f"({', '.join(list(state)[:4])}, ...). Give a DINO or DINOv2 checkpoint, or one of our teacher exports."
-        ) from None
-    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    sizes = [size for size, width in WIDTHS.items() if (width.dim, width.depth) == (dim, depth)]
-    if not sizes:
-        raise CheckpointError(
-            f"{path} is {dim} wide and {depth} deep, which is none of {', '.join(WIDTHS)}; pass `model` explicitly."
-        )
-    registers = state["register_tokens"].shape[1] if "register_tokens" in state else 0
-    return Vit(
-        size=sizes[0],
-        patch_size=patch,
-        image_size=round((positions - 1) ** 0.5) * patch,
-        ffn="swiglu" if "blocks.0.mlp.w12.weight" in state else "mlp",
-        num_registers=registers,
-        layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,
-        interpolation="antialias" if registers else "offset",
-        mask_token="mask_token" in state,
+def infer_model(state: Mapping[str, Tensor], path: str = "the state dict") -> Model:
+    """The architecture that a state dict belongs to, by its tensors' names and shapes. Raises CheckpointError."""
+    for name, infer in _INFERRED_BY.items():
+        if name in state:
+            return infer(state, path)
+    raise CheckpointError(
+        f"{path} holds no backbone that is known: none of {', '.join(_INFERRED_BY)} is among its {len(state)} tensors "
+        f"({', '.join(list(state)[:4])}, ...). Give a published checkpoint of a known family, or one of our exports."
     )
 
 
-def describe(model: Vit, **facts: int) -> dict[str, str]:
+def describe(model: Model, **facts: int) -> dict[str, str]:
     """Safetensors metadata from which `load_backbone` rebuilds the network, with other facts beside it.
 
     One entry only: safetensors writes several in an order that changes, and equal networks should give equal files.
@@ -150,11 +136,12 @@ def _read_safetensors(local: str, name: str) -> tuple[dict[str, Tensor], dict[st
         ) from error
 
 
-def _named_model(facts: Mapping[str, Any], name: str) -> Vit | None:
+def _named_model(facts: Mapping[str, Any], name: str) -> Model | None:
     if "model" not in facts:
         return None
     try:
-        return TypeAdapter(Vit).validate_python(facts["model"])
+        model: Model = TypeAdapter(Model).validate_python(facts["model"])
+        return model
     except ValidationError as error:
         raise CheckpointError(
             f"{name} was exported by a version whose `model` this one does not know: {error}. Pass `model` explicitly."
@@ -165,7 +152,7 @@ def _is_head(name: str) -> bool:
     return name.split(".")[0] in {"head", "fc", "dino_head", "ibot_head", "student"}
 
 
-def _load_strictly(network: VisionTransformer, state: Mapping[str, Tensor], path: str) -> None:
+def _load_strictly(network: Backbone, state: Mapping[str, Tensor], path: str) -> None:
     own = network.state_dict()
     wrong = [
         f"{name} is {list(state[name].shape)}, should be {list(own[name].shape)}"

@@ -1,6 +1,6 @@
 """Vision transformers as DINO and DINOv2 publish them: their parameter names, their numbers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, cast
 
@@ -10,7 +10,10 @@ from jaxtyping import Bool, Float
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
+from ssl_train.errors import CheckpointError
+from ssl_train.models.backbone import Backbone, Tokens, Unit, freeze_stem
 from ssl_train.models.layers import LAYER_NORM_EPS, Block, Mlp, PatchEmbed, SwiGlu, swiglu_hidden
+from ssl_train.ops.attention import Kernel
 from ssl_train.ops.packed import pack, unpack
 
 Size = Literal["tiny", "small", "base", "large", "huge", "giant"]
@@ -62,10 +65,17 @@ class Vit:
     """How positions are interpolated: `offset` (models without registers), `antialias` (models with registers)."""
     mask_token: bool = True
     """Whether masked patches have a token; DINO's models have none."""
+    frozen_stem: bool = False
+    """Leave the random patch projection as it was drawn: MoCo v3's cure for unstable training, for any method."""
+
+    @property
+    def dim(self) -> int:
+        """Width of its tokens."""
+        return WIDTHS[self.size].dim
 
     def build(self) -> "VisionTransformer":
         """The network, freshly initialised from torch's global random state."""
-        return VisionTransformer(
+        network = VisionTransformer(
             *WIDTHS[self.size],
             patch_size=self.patch_size,
             grid=self.image_size // self.patch_size,
@@ -76,17 +86,21 @@ class Vit:
             interpolation=self.interpolation,
             mask_token=self.mask_token,
         )
+        if self.frozen_stem:
+            freeze_stem(network)
+        return network
+
+    def forward_flops(self, side_pixels: int, *, drop_path: float = 0.0) -> float:
+        """Operations for one crop of side_pixels x side_pixels; a share `drop_path` of the crops skips a branch."""
+        dim, depth, _ = WIDTHS[self.size]
+        patches = (side_pixels // self.patch_size) ** 2
+        tokens = patches + 1 + self.num_registers
+        weights = 4 * dim**2 + (8 * dim**2 if self.ffn == "mlp" else 3 * dim * swiglu_hidden(4 * dim))
+        block = 2 * tokens * weights + 4 * tokens**2 * dim
+        return 2 * patches * 3 * self.patch_size**2 * dim + depth * block * (1 - drop_path)
 
 
-class Tokens(NamedTuple):
-    """What a backbone says of a group of equally large crops, after its last norm."""
-
-    cls: Float[Tensor, "batch dim"]
-    registers: Float[Tensor, "batch registers dim"]
-    patches: Float[Tensor, "batch patches dim"]
-
-
-class VisionTransformer(nn.Module):
+class VisionTransformer(Backbone):
     """A pre-norm ViT; takes crops of several sizes in one pass (see `ops.packed`)."""
 
     def __init__(
@@ -106,6 +120,7 @@ class VisionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.dim, self.grid, self.patch_size, self.interpolation = dim, grid, patch_size, interpolation
+        self.image_size, self.num_layers, self.takes_masks = grid * patch_size, depth, mask_token
         self.num_registers = num_registers
         self.patch_embed = PatchEmbed(patch_size, dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
@@ -143,12 +158,12 @@ class VisionTransformer(nn.Module):
         packed, shapes = pack([self.embed(crop, mask) for crop, mask in zip(crops, masks, strict=True)])
         for block in self.blocks:
             packed = block(packed, shapes)
-        return [self._split(group) for group in unpack(self.norm(packed), shapes)]
+        groups = unpack(self.norm(packed), shapes)
+        return [self._split(group, self.grid_of(crop)) for group, crop in zip(groups, crops, strict=True)]
 
-    def tokens(self, images: Float[Tensor, "batch 3 height width"]) -> Tokens:
-        """The tokens of images of one size."""
-        tokens: Tokens = self([images])[0]
-        return tokens
+    def grid_of(self, images: Float[Tensor, "_batch 3 _height _width"]) -> tuple[int, int]:
+        """Rows and columns of the patches of images."""
+        return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
 
     def embed(
         self, images: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch patches"] | None = None
@@ -184,14 +199,13 @@ class VisionTransformer(nn.Module):
     ) -> list[tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim rows columns"]]]:
         """Class token and patch map of the given blocks (or of the last so many), each through the final norm."""
         wanted = set(range(len(self.blocks) - blocks, len(self.blocks)) if isinstance(blocks, int) else blocks)
-        rows, columns = (side // self.patch_size for side in images.shape[-2:])
         x, shapes = pack([self.embed(images)])
         outputs = []
         for index, block in enumerate(self.blocks):
             x = block(x, shapes)
             if index in wanted:
-                tokens = self._split(unpack(self.norm(x), shapes)[0])
-                outputs.append((tokens.cls, tokens.patches.transpose(1, 2).unflatten(2, (rows, columns))))
+                tokens = self._split(unpack(self.norm(x), shapes)[0], self.grid_of(images))
+                outputs.append((tokens.cls, tokens.map))
         return outputs
 
     def last_self_attention(self, images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch heads tokens tokens"]:
@@ -209,11 +223,58 @@ class VisionTransformer(nn.Module):
             return int(rest[0]) + 1
         return len(self.blocks) + 1 if first == "norm" else 0
 
-    def _split(self, x: Float[Tensor, "batch tokens dim"]) -> Tokens:
+    def units(self) -> list[Unit]:
+        """The blocks."""
+        return [cast(Block, block) for block in self.blocks]
+
+    def stem(self) -> nn.Module:
+        """The patch projection."""
+        return self.patch_embed
+
+    def use_kernel(self, kernel: Kernel) -> None:
+        """Compute attention by this kernel in all blocks."""
+        for block in self.blocks:
+            cast(Block, block).attn.kernel = kernel
+
+    def fitted(self, loaded: Backbone) -> Mapping[str, Tensor]:
+        """The tensors of another ViT, its positions interpolated to this one's grid."""
+        state: dict[str, Tensor] = loaded.state_dict()
+        if isinstance(loaded, VisionTransformer) and loaded.grid != self.grid:
+            state["pos_embed"] = loaded.positions(self.grid, self.grid)
+        return state
+
+    def _split(self, x: Float[Tensor, "batch tokens dim"], grid: tuple[int, int]) -> Tokens:
         first_patch = 1 + self.num_registers
-        return Tokens(x[:, 0], x[:, 1:first_patch], x[:, first_patch:])
+        return Tokens(x[:, 0], x[:, 1:first_patch], x[:, first_patch:], grid)
 
 
 def build_ffn(kind: Literal["mlp", "swiglu"], dim: int) -> nn.Module:
     """The feed-forward net of a block `dim` wide, four times as wide inside (or as many weights as that)."""
     return Mlp(dim, 4 * dim) if kind == "mlp" else SwiGlu(dim, swiglu_hidden(4 * dim))
+
+
+def infer_vit(state: Mapping[str, Tensor], path: str = "the state dict") -> Vit:
+    """The architecture that a published state dict belongs to, by its tensors' names and shapes."""
+    dim, patch = state["patch_embed.proj.weight"].shape[0], state["patch_embed.proj.weight"].shape[-1]
+    if "pos_embed" not in state:
+        raise CheckpointError(
+            f"{path} has a patch projection and no pos_embed: it is no ViT of DINO's or DINOv2's kind."
+        )
+    positions = state["pos_embed"].shape[1]
+    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    sizes = [size for size, width in WIDTHS.items() if (width.dim, width.depth) == (dim, depth)]
+    if not sizes:
+        raise CheckpointError(
+            f"{path} is {dim} wide and {depth} deep, which is none of {', '.join(WIDTHS)}; pass `model` explicitly."
+        )
+    registers = state["register_tokens"].shape[1] if "register_tokens" in state else 0
+    return Vit(
+        size=sizes[0],
+        patch_size=patch,
+        image_size=round((positions - 1) ** 0.5) * patch,
+        ffn="swiglu" if "blocks.0.mlp.w12.weight" in state else "mlp",
+        num_registers=registers,
+        layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,
+        interpolation="antialias" if registers else "offset",
+        mask_token="mask_token" in state,
+    )

@@ -78,10 +78,10 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, name: str) -> Non
         load_backbone(str(tmp_path / name))
 
 
-def test_a_checkpoint_without_a_vision_transformer_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "resnet.safetensors"
+def test_a_checkpoint_of_no_known_family_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "language.safetensors"
     save_file({"conv1.weight": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match="holds no vision transformer"):
+    with pytest.raises(CheckpointError, match="holds no backbone that is known"):
         load_backbone(str(path))
 
 
