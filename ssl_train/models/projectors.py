@@ -1,0 +1,157 @@
+"""MLP heads with BatchNorm, whose statistics are those of all processes' rows on any device; published names."""
+
+import itertools
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ssl_train.ops.gather import num_ranks
+
+MOMENTUM = 0.1
+"""What a batch counts in BatchNorm's running statistics."""
+
+
+class BatchNorm(_BatchNorm):
+    """BatchNorm of rows [rows, channels] or maps [n, channels, height, width] over those of all processes.
+
+    In training mode mean and variance are those of every process's rows together, and so is the gradient: N processes
+    give what one gives. torch's SyncBatchNorm does this on GPUs only. Statistics are made in fp32 from each process's
+    count, mean and summed squares around it (Chan et al. 1979): one collective forward, one backward. A process may
+    hold another number of rows than the others, also none.
+    """
+
+    keeps_statistics: bool = True
+    """Whether the running statistics move in training mode; not while activations are made a second time."""
+
+    def __init__(self, num_features: int, *, affine: bool = True) -> None:
+        super().__init__(num_features, eps=1e-5, momentum=MOMENTUM, affine=affine)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalised, in the input's own type. ValueError for an input that is neither rows nor maps."""
+        if input.ndim not in (2, 4):
+            raise ValueError(f"rows [rows, channels] or maps [n, channels, height, width], not {list(input.shape)}")
+        if not self.training:
+            return self._alone(input, self.running_mean, self.running_var)
+        if self.keeps_statistics:
+            cast(Tensor, self.num_batches_tracked).add_(1)
+        if num_ranks() == 1:
+            kept = (self.running_mean, self.running_var) if self.keeps_statistics else (None, None)
+            return self._alone(input, *kept)
+        count, mean, variance = all_moments(_rows_of(input))
+        if self.keeps_statistics:
+            self._follow(count, mean, variance)
+        normalised: Tensor = _Normalise.apply(input, count, mean, torch.rsqrt(variance + self.eps))
+        if self.affine:
+            normalised = normalised * _as_channels(self.weight, input) + _as_channels(self.bias, input)
+        return normalised.to(input.dtype)
+
+    def _alone(self, x: Tensor, mean: Tensor | None, variance: Tensor | None) -> Tensor:
+        out: Tensor = F.batch_norm(x, mean, variance, self.weight, self.bias, self.training, MOMENTUM, self.eps)
+        return out
+
+    @torch.no_grad()
+    def _follow(self, count: Tensor, mean: Tensor, variance: Tensor) -> None:
+        """The running statistics move a step; their variance is the unbiased one, as in torch."""
+        cast(Tensor, self.running_mean).lerp_(mean, MOMENTUM)
+        cast(Tensor, self.running_var).lerp_(variance * (count / (count - 1).clamp_min(1)), MOMENTUM)
+
+
+@torch.no_grad()
+def all_moments(rows: Float[Tensor, "rows channels"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Number of rows of all processes, their mean [channels] and their (biased) variance [channels], in fp32."""
+    count = rows.new_full((1,), len(rows), dtype=torch.float32)
+    mean = rows.sum(0, dtype=torch.float32) / count.clamp_min(1)
+    squares = (rows.float() - mean).square_().sum(0)
+    own = torch.cat([count, mean, squares])
+    everyone = own.new_empty(num_ranks() * len(own))
+    dist.all_gather_into_tensor(everyone, own)
+    counts, means, sums = everyone.view(-1, len(own)).split([1, len(mean), len(mean)], dim=1)
+    total = counts.sum()
+    overall = (counts * means).sum(0) / total
+    spread = sums.sum(0) + (counts * (means - overall).square()).sum(0)
+    return total, overall, spread / total
+
+
+class _Normalise(torch.autograd.Function):
+    """(x - mean) / deviation, where both come from the rows of all processes, and so does the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, count: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(x, count, mean, inverse)
+        return _normalised(x, mean, inverse)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        x, count, mean, inverse = ctx.saved_tensors
+        grad, normalised = grads[0].float(), _normalised(x, mean, inverse)
+        sums = torch.cat([_rows_of(grad).sum(0), _rows_of(grad * normalised).sum(0)])
+        dist.all_reduce(sums)
+        grad_mean, grad_tilt = (_as_channels(part, x) for part in (sums / count).chunk(2))
+        grad_x = (grad - grad_mean - normalised * grad_tilt) * _as_channels(inverse, x)
+        return grad_x.to(x.dtype), None, None, None
+
+
+def _normalised(x: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+    return (x.float() - _as_channels(mean, x)) * _as_channels(inverse, x)
+
+
+def _as_channels(numbers: Float[Tensor, " channels"], x: Tensor) -> Tensor:
+    return numbers.view([1, -1] + [1] * (x.ndim - 2))
+
+
+def _rows_of(x: Tensor) -> Float[Tensor, "rows channels"]:
+    """Every place of every map a row."""
+    return x if x.ndim == 2 else x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+@dataclass(frozen=True)
+class MlpHead:
+    """Linear layers with BatchNorm and ReLU between them; the defaults are the projector of MoCo v3's ViTs."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    hidden_dim: Annotated[int, Field(ge=1)] = 4096
+    """Width between the layers."""
+    out_dim: Annotated[int, Field(ge=1)] = 256
+    """Width of the space in which views are compared."""
+    num_layers: Annotated[int, Field(ge=1, le=8)] = 3
+    """Linear layers."""
+    last_norm: bool = True
+    """BatchNorm after the last layer too, without weights of its own."""
+    bias: bool = False
+    """Whether linear layers have a bias; before a BatchNorm it has no effect."""
+
+    def widths(self, in_dim: int) -> list[int]:
+        """Of the input, and of every layer's output."""
+        return [in_dim, *[self.hidden_dim] * (self.num_layers - 1), self.out_dim]
+
+    def row_flops(self, in_dim: int) -> float:
+        """Operations of one row's forward pass."""
+        return 2.0 * sum(narrow * wide for narrow, wide in itertools.pairwise(self.widths(in_dim)))
+
+    def build(self, in_dim: int) -> "MlpHeadNet":
+        """The head, freshly initialised from torch's global random state."""
+        return MlpHeadNet(self.widths(in_dim), last_norm=self.last_norm, bias=self.bias)
+
+
+class MlpHeadNet(nn.Sequential):
+    """[rows, in] to [rows, out]; tensors are numbered as in the published checkpoints of MoCo v3.
+
+    Source: MoCo v3 (arXiv 2104.02057), section 3.
+    """
+
+    def __init__(self, widths: list[int], *, last_norm: bool, bias: bool) -> None:
+        layers: list[nn.Module] = []
+        for narrow, wide in itertools.pairwise(widths[:-1]):
+            layers += [nn.Linear(narrow, wide, bias=bias), BatchNorm(wide), nn.ReLU(inplace=True)]
+        layers.append(nn.Linear(widths[-2], widths[-1], bias=bias))
+        if last_norm:
+            layers.append(BatchNorm(widths[-1], affine=False))
+        super().__init__(*layers)
