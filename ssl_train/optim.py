@@ -1,4 +1,4 @@
-"""AdamW as DINOv2 sets it: groups by depth and kind of parameter, clipping by submodule, no step on bad numbers."""
+"""Optimizers: groups by depth and kind of parameter, clipping, and no step on bad numbers."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,11 +10,16 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
+from ssl_train.lars import Lars, global_norms, local
 from ssl_train.models import Backbone
 from ssl_train.schedules import OptimizerSchedules, WarmUpCosine
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
+Clip: TypeAlias = Literal["per_network", "per_tensor", "none"]
+CLIP_EPS = 1e-6
+LAST_LAYERS = ("last_layer.", "prototypes.")
+"""Beginnings of the names of heads' prototypes."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,9 @@ class Optim:
 
     __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
+    kind: Literal["adamw", "lars", "sgd"] = "adamw"
+    """How gradients become steps: `adamw`; `sgd` with momentum; `lars`, where a matrix's step is a share of its own
+    length, for convolutional networks and large batches."""
     lr: Positive = 4e-3
     """Peak learning rate for a batch of `lr_reference_images` images."""
     lr_scaling: Literal["sqrt", "linear", "none"] = "sqrt"
@@ -38,9 +46,18 @@ class Optim:
     final_weight_decay: Annotated[float, Field(ge=0)] = 0.4
     """Weight decay at the last step."""
     betas: tuple[Share, Share] = (0.9, 0.999)
-    """Adam's two momenta."""
+    """Adam's two momenta; `adamw` only."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of `lars` and `sgd`."""
+    trust: Positive = 1e-3
+    """A matrix's step, relative to its length, at a learning rate of 1; `lars` only."""
+    decay_all: bool = False
+    """Decay biases, norms and layer scales too, as MoCo v3 does."""
     max_grad_norm: Positive = 3.0
-    """Gradients are clipped to this norm, separately for the backbone and each head."""
+    """Gradients are clipped to this norm; `clip` says which together."""
+    clip: Clip = "per_network"
+    """What is clipped as one: all gradients of the backbone and of each head (`per_network`, DINOv2), each parameter's
+    on its own (`per_tensor`, DINO), or nothing (`none`, MoCo v3)."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Learning rate of a block relative to the next one's."""
     patch_embed_multiplier: Positive = 0.2
@@ -76,39 +93,60 @@ def multipliers(name: str, module: nn.Module, optim: Optim) -> Multipliers:
     """The multipliers of the parameter `name` of the backbone or of a head.
 
     Layer-wise decay: a backbone's parameter at depth d of L blocks takes layer_decay ^ (L + 1 - d). Biases, norms and
-    layer scales are not decayed; tokens, positions and the lengths of the prototypes are, as in the published runs.
+    layer scales are not decayed (unless all are); tokens, positions and the lengths of the prototypes are, as in the
+    published runs. Norms are known by having one dimension: in a ResNet no name tells of them.
     """
     lr = 1.0
     if isinstance(module, Backbone):
         lr = optim.layer_decay ** (module.num_layers + 1 - module.layer_of(name))
     if name.startswith("patch_embed."):
         lr *= optim.patch_embed_multiplier
-    undecayed = name.endswith((".bias", ".gamma")) or "norm" in name
-    return Multipliers(lr, 0.0 if undecayed else 1.0, name.startswith("last_layer."))
+    small = module.get_parameter(name).ndim <= 1 or name.endswith((".bias", ".gamma")) or "norm" in name
+    decayed = optim.decay_all or not small
+    return Multipliers(lr, 1.0 if decayed else 0.0, name.startswith(LAST_LAYERS))
 
 
-def build_optimizer(student: nn.ModuleDict, optim: Optim) -> AdamW:
-    """AdamW with one group for each set of multipliers; `OptimizerSchedules.apply` fills in the numbers."""
+def build_optimizer(student: nn.ModuleDict, optim: Optim) -> Optimizer:
+    """The optimizer, with one group for each set of multipliers; `OptimizerSchedules.apply` fills in the numbers.
+
+    Parameters that are frozen have no place in it.
+    """
     groups: dict[Multipliers, list[nn.Parameter]] = {}
     for module in student.values():
         for name, parameter in module.named_parameters():
-            groups.setdefault(multipliers(name, module, optim), []).append(parameter)
-    return AdamW(
-        [
-            {"params": params, "lr_multiplier": m.lr, "wd_multiplier": m.weight_decay, "is_last_layer": m.is_last_layer}
-            for m, params in groups.items()
-        ],
-        lr=0.0,
-        betas=optim.betas,
-        fused=True,
-    )
+            if parameter.requires_grad:
+                groups.setdefault(multipliers(name, module, optim), []).append(parameter)
+    settings = [
+        {"params": params, "lr_multiplier": m.lr, "wd_multiplier": m.weight_decay, "is_last_layer": m.is_last_layer}
+        for m, params in groups.items()
+    ]
+    if optim.kind == "adamw":
+        return AdamW(settings, lr=0.0, betas=optim.betas, fused=True)
+    return Lars(settings, momentum=optim.momentum, trust=optim.trust if optim.kind == "lars" else None)
 
 
-def clip_gradients(student: nn.ModuleDict, max_norm: float) -> Iterator[tuple[str, Tensor]]:
-    """Clip each submodule's gradients to `max_norm` on its own; yields (name, norm before clipping)."""
+def clip_gradients(student: nn.ModuleDict, max_norm: float, how: Clip = "per_network") -> Iterator[tuple[str, Tensor]]:
+    """Clip gradients to `max_norm`; yields each submodule's (name, norm before clipping)."""
     for name, module in student.items():
-        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), max_norm)
-        yield name, norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if how == "per_network":
+            norm = torch.nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+            yield name, norm.full_tensor() if isinstance(norm, DTensor) else norm
+        else:
+            yield name, _clip_each(module, max_norm if how == "per_tensor" else None)
+
+
+@torch.no_grad()
+def _clip_each(module: nn.Module, max_norm: float | None) -> Tensor:
+    """Clip every parameter's gradient on its own, if at all; the norm of all of them before. One collective."""
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    if not gradients:
+        return torch.zeros((), device=next(module.parameters()).device)
+    parts = [local(gradient) for gradient in gradients]
+    norms = global_norms(parts, sharded=any(isinstance(gradient, DTensor) for gradient in gradients))
+    if max_norm is not None:
+        factors = (max_norm / (norms + CLIP_EPS)).clamp_max(1.0)
+        torch._foreach_mul_(parts, list(factors.unbind()))
+    return norms.norm()
 
 
 def step_if_finite(optimizer: Optimizer, finite: Tensor) -> None:
