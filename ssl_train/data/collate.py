@@ -1,4 +1,4 @@
-"""A batch of multi-crop training: crops stacked crop by crop, and where patches are masked."""
+"""A batch of training: crops stacked crop by crop, where patches are masked, and the classes of the images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_train.data.colours import Draws, coloured_batch
+from ssl_train.data.mix import Mixes, mix_images
 
 
 class Crops(NamedTuple):
@@ -40,6 +41,14 @@ class Batch:
     """What is still to be done with the global crops, which are bytes then; None when they are finished."""
     local_draws: Draws | None = None
     """The same of the local crops."""
+    labels: Int[Tensor, " images"] | None = None
+    """The number of each image's class; None where the data's classes were not asked for."""
+    mixed_labels: Int[Tensor, " images"] | None = None
+    """The class of the image that each one is mixed with; None where nothing is mixed."""
+    label_shares: Float[Tensor, " images"] | None = None
+    """The share that an image's own class keeps."""
+    mixes: Mixes | None = None
+    """How the images are still to be mixed; None when they are finished."""
 
     @property
     def num_images(self) -> int:
@@ -55,16 +64,19 @@ class Batch:
         return self._with_tensors(Tensor.pin_memory)
 
     def finished(self) -> "Batch":
-        """The batch with its colours changed, where it lies."""
-        if self.global_draws is None or self.local_draws is None:
-            return self
-        return replace(
-            self,
-            global_crops=coloured_batch(self.global_crops, self.global_draws),
-            local_crops=coloured_batch(self.local_crops, self.local_draws),
-            global_draws=None,
-            local_draws=None,
-        )
+        """The batch with its colours changed and its images mixed, where it lies."""
+        batch = self
+        if batch.global_draws is not None and batch.local_draws is not None:
+            batch = replace(
+                batch,
+                global_crops=coloured_batch(batch.global_crops, batch.global_draws),
+                local_crops=coloured_batch(batch.local_crops, batch.local_draws),
+                global_draws=None,
+                local_draws=None,
+            )
+        if batch.mixes is not None:
+            batch = replace(batch, global_crops=mix_images(batch.global_crops, batch.mixes), mixes=None)
+        return batch
 
     def used_by(self, stream: torch.cuda.Stream) -> None:
         """Keep the batch's memory on the GPU until `stream` is done with it."""
@@ -85,11 +97,17 @@ def collate(
     *,
     hidden: bool = True,
     num_undecodable: int = 0,
+    labels: Sequence[int] | None = None,
+    mixes: Mixes | None = None,
 ) -> Batch:
     """The batch of these images; `masks` is [global crops x images, patches], crop-major.
 
-    The loss is on the masked patches; unless they are `hidden`, the student sees them.
+    The loss is on the masked patches; unless they are `hidden`, the student sees them. `mixes` says how images are to
+    be mixed, which takes one global crop of each, and labels.
     """
+    classes = None if labels is None else torch.tensor(labels, dtype=torch.long)
+    if mixes is not None and (classes is None or len(images[0].global_crops) != 1):
+        raise ValueError("images are mixed where each has one crop and a label")
     mask = torch.from_numpy(masks)
     global_draws, local_draws = _crop_major(images)
     return Batch(
@@ -102,6 +120,10 @@ def collate(
         num_undecodable=num_undecodable,
         global_draws=global_draws,
         local_draws=local_draws,
+        labels=classes,
+        mixed_labels=None if mixes is None or classes is None else classes[torch.from_numpy(mixes["partner"]).long()],
+        label_shares=None if mixes is None else torch.from_numpy(mixes["share"].copy()),
+        mixes=mixes,
     )
 
 

@@ -5,16 +5,18 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from ssl_train.data.augment import MultiCrop
 from ssl_train.data.collate import Batch, Crops, collate
+from ssl_train.data.labelled import Labelled
+from ssl_train.data.labels import ImageLabels
 from ssl_train.data.masking import Masks
+from ssl_train.data.mix import Mixes
 from ssl_train.data.order import Order, positions_of
 from ssl_train.data.settings import Data
 from ssl_train.data.source import EncodedImage, Images
@@ -24,11 +26,38 @@ from storage.images import ImageError, decode_rgb, probe
 
 __all__ = ["Batches", "Data", "Loader", "build_loader"]
 
-NUM_VIEWS = 2
 MAX_UNDECODABLE_IN_A_ROW = 32
 # Separate streams of chance from one seed.
-CROPS_STREAM, MASKS_STREAM = 1, 2
+CROPS_STREAM, MASKS_STREAM, MIXES_STREAM = 1, 2, 3
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, 1 << 28
+
+
+class Plan(Protocol):
+    """All chance of one image's crops."""
+
+    def reduction(self) -> int:
+        """By how much the image may be decoded smaller."""
+        ...
+
+    def on_grid(self, factor: int, height: int, width: int) -> Self:
+        """The plan with edges where pixels decoded `factor` times smaller meet."""
+        ...
+
+    def reduced(self, factor: int) -> Self:
+        """The plan for the image decoded `factor` times smaller."""
+        ...
+
+
+class Augment(Protocol):
+    """What makes crops of an image: planned by its size first, then cut by the plan."""
+
+    def plan(self, height: int, width: int, rng: np.random.Generator) -> Plan:
+        """What becomes of an image of this size in pixels; all chance comes from `rng`."""
+        ...
+
+    def crops(self, image: NDArray[np.uint8], plan: Any) -> Crops:
+        """The crops of an RGB image [height, width, 3] by its own plan; as many of each image."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +66,7 @@ class Batches(Dataset[Batch]):
 
     images: Images
     data: Data
-    augment: MultiCrop
+    augment: Augment
     masks: Masks
     grid: int
     """Patches along a side of a global crop."""
@@ -45,6 +74,8 @@ class Batches(Dataset[Batch]):
     seed: int
     rank: int
     world_size: int
+    labels: ImageLabels | None = None
+    """The images' classes, where the training needs them."""
 
     @cached_property
     def order(self) -> Order:
@@ -53,16 +84,24 @@ class Batches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         positions = positions_of(step, batch_images=self.data.batch_images, rank=self.rank, world_size=self.world_size)
-        numbers = [self.order.image_at(position) for position in positions]
-        keys, crops, undecodable = [], list[Crops](), 0
+        numbers = [self.order.image_at(position // self.data.repeats) for position in positions]
+        keys, crops, seen, undecodable = [], list[Crops](), list[int](), 0
         for position, number, encoded in zip(positions, numbers, self.images.read(numbers), strict=True):
             rng = np.random.default_rng((CROPS_STREAM, self.seed, position))
             key, made, tries = self._crops(number, encoded, rng)
             keys.append(key)
             crops.append(made)
+            seen.append((number + tries) % len(self.images))
             undecodable += tries
-        masks = self._masks(step, len(positions))
-        return collate(keys, crops, masks, hidden=self.masks.hides, num_undecodable=undecodable)
+        return collate(
+            keys,
+            crops,
+            self._masks(step, len(positions), num_views=len(crops[0].global_crops)),
+            hidden=self.masks.hides,
+            num_undecodable=undecodable,
+            labels=None if self.labels is None else self.labels.numbers[seen].tolist(),
+            mixes=self._mixes(step, len(positions)),
+        )
 
     def _crops(self, number: int, encoded: EncodedImage, rng: np.random.Generator) -> tuple[str, Crops, int]:
         """Key and crops of an image, or of the first after it that can be decoded, and how many were passed over."""
@@ -89,20 +128,31 @@ class Batches(Dataset[Batch]):
         smaller = decode_rgb(data, min_side=-(-min(size.height, size.width) // factor))
         return self.augment.crops(smaller, plan.reduced(factor))
 
-    def _masks(self, step: int, num_images: int) -> NDArray[np.bool_]:
+    def _masks(self, step: int, num_images: int, *, num_views: int) -> NDArray[np.bool_]:
         """Masks [views x images, patches], crop-major, dealt out within groups of images."""
         size = self.group_images or num_images
-        first_group = self.rank * num_images // size
         groups = [
-            self.masks.draw(
-                NUM_VIEWS * size,
-                self.grid,
-                np.random.default_rng((MASKS_STREAM, self.seed, step, first_group + number)),
-            )
-            for number in range(num_images // size)
+            self.masks.draw(num_views * size, self.grid, rng) for rng in self._by_group(MASKS_STREAM, step, num_images)
         ]
-        by_group = np.stack(groups).reshape(len(groups), NUM_VIEWS, size, -1)
-        return by_group.swapaxes(0, 1).reshape(NUM_VIEWS * num_images, -1)
+        by_group = np.stack(groups).reshape(len(groups), num_views, size, -1)
+        return by_group.swapaxes(0, 1).reshape(num_views * num_images, -1)
+
+    def _mixes(self, step: int, num_images: int) -> Mixes | None:
+        """How the images are mixed among each other within groups; None where they are not."""
+        if not isinstance(self.augment, Labelled) or self.augment.mix is None:
+            return None
+        size, mixes = self.group_images or num_images, list[Mixes]()
+        for number, rng in enumerate(self._by_group(MIXES_STREAM, step, num_images)):
+            mixes.append(self.augment.mix.draw(size, self.augment.pixels, rng))
+            mixes[-1]["partner"] += number * size
+        return np.concatenate(mixes)
+
+    def _by_group(self, stream: int, step: int, num_images: int) -> Iterator[np.random.Generator]:
+        """The chance of each group of images at a step: the same however groups are spread over processes."""
+        size = self.group_images or num_images
+        first = self.rank * num_images // size
+        for number in range(num_images // size):
+            yield np.random.default_rng((stream, self.seed, step, first + number))
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,19 @@
 """Images in Parquet files as Hugging Face's datasets keep them: a column of struct{bytes, path}, or of plain bytes."""
 
+import json
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from posixpath import basename, dirname
+from sys import intern
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ssl_train.data.labels import Labels, LabelTexts
 from ssl_train.data.source import EncodedImage
 from ssl_train.errors import DataError
 from storage.filesystem import join, list_files, open_read, read_bytes
@@ -68,6 +71,15 @@ class ParquetImages:
         """Keep so many row groups in memory."""
         self._keep = number
 
+    def label_texts(self, labels: Labels) -> LabelTexts:
+        """The column of classes; names by number where the files say of which ClassLabel it is."""
+        paths = list(dict.fromkeys(group.path for group in self._groups))
+        with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+            columns = list(pool.map(lambda path: _label_column(path, labels.column), paths))
+        values = (value for column, _ in columns for value in column.to_pylist())
+        texts = ["" if value is None else intern(str(value).strip()) for value in values]
+        return LabelTexts(texts, f"the {len(paths)} file(s) of data.parquet", columns[0][1])
+
     def _groups_of(self, path: str) -> list[RowGroup]:
         with open_read(path) as file:
             table = pq.ParquetFile(file)
@@ -100,3 +112,29 @@ class ParquetImages:
         if data is None and path:
             data = read_bytes(join(dirname(group.path), path))
         return EncodedImage(path or name, data or b"")
+
+
+def _label_column(path: str, name: str) -> tuple[pa.ChunkedArray, tuple[str, ...] | None]:
+    """A file's column of classes, and their names where its Hugging Face features have them."""
+    with open_read(path) as file:
+        table = pq.ParquetFile(file)
+        schema = table.schema_arrow
+        if name not in schema.names:
+            raise DataError(
+                f"{path} has no column {name!r} of classes, only {', '.join(schema.names)}. Name theirs with "
+                "data.labels.column."
+            )
+        kind = schema.field(name).type
+        if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise DataError(
+                f"column {name!r} of {path} holds {kind}, no numbers or names of classes: data.labels.column."
+            )
+        return table.read([name])[name], _class_names(schema.metadata or {}, name)
+
+
+def _class_names(metadata: Mapping[bytes, bytes], column: str) -> tuple[str, ...] | None:
+    """The names of a ClassLabel feature in the metadata that Hugging Face's datasets write."""
+    features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    feature = features.get(column)
+    names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
+    return tuple(names) if names else None

@@ -1,12 +1,14 @@
 """What is trained on: the settings of the data, and the images and the order that they stand for."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from ssl_train.data.labels import ImageLabels, Labels, numbered
 from ssl_train.data.order import GlobalOrder, Order, ShardShuffle
 from ssl_train.data.parquet import ParquetImages
 from ssl_train.data.source import FolderImages, Images
@@ -27,8 +29,12 @@ class Data:
     """Parquet files of a Hugging Face dataset: a list of paths or URLs (hf://datasets/...), or a glob."""
     parquet_column: str = "image"
     """Their column of images: struct{bytes, path}, or plain bytes."""
+    labels: Labels | None = None
+    """Where the images' classes stand, `{}` for the usual places; null for images without classes."""
     batch_images: Annotated[int, Field(ge=1)] = 2048
     """Images of a step, over all processes."""
+    repeats: Annotated[int, Field(ge=1)] = 1
+    """Crops in a row that a step has of one image: repeated augmentation (arXiv 1901.09335), 3 in DeiT."""
     decode: Literal["reduced", "exact"] = "reduced"
     """`reduced`: a JPEG larger than its crops need is decoded at 1/2, 1/4 or 1/8, so that each is still cut with no
     fewer pixels than it gets; crops differ from `exact`'s by 1 to 3 of 255 levels (root mean square, on photographs
@@ -54,6 +60,16 @@ class Data:
         if self.parquet:
             return ParquetImages(self.parquet, column=self.parquet_column)
         return TarImages(self.shards, index_cache=self.index_cache or _user_cache())
+
+    def open_labels(self, images: Images, names: Sequence[str] | None = None) -> ImageLabels | None:
+        """The classes of these images, numbered as the given `names` or else as they say; None if none are asked for.
+
+        Raises DataError for an image without a class, and for one of a class that has no number.
+        """
+        if self.labels is None:
+            return None
+        said = images.label_texts(self.labels)
+        return numbered(said, names or self.labels.names(), key_of=lambda number: next(images.read([number])).key)
 
     def order_of(self, images: Images, seed: int) -> Order:
         """The order of these images; a source that reads by blocks is told how many to keep."""

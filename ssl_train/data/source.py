@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from posixpath import basename, splitext
+from sys import intern
 from typing import NamedTuple, Protocol
 
+from ssl_train.data.labels import Labels, LabelTexts
 from ssl_train.errors import DataError
 from storage.filesystem import join, list_files, read_bytes
 
@@ -40,6 +42,10 @@ class Images(Protocol):
         """Images of this many blocks will be asked for at a time: keep these blocks at hand."""
         ...
 
+    def label_texts(self, labels: Labels) -> LabelTexts:
+        """What the source says of every image's class. Raises DataError where it says nothing at all."""
+        ...
+
 
 class FolderImages:
     """The images of a folder and its subfolders, by path."""
@@ -47,6 +53,7 @@ class FolderImages:
     reads_blocks = False
 
     def __init__(self, folder: str) -> None:
+        self._folder = folder
         paths = list_files(join(folder, "**"))
         self._paths = [path for path in paths if is_image(path)]
         if not self._paths:
@@ -69,6 +76,13 @@ class FolderImages:
 
     def keep_blocks(self, number: int) -> None:
         """Nothing is kept."""
+
+    def label_texts(self, _labels: Labels) -> LabelTexts:
+        """Of an image below <folder>/<class>/, however deep, the class; of one beside those folders none."""
+        (root,) = list_files(self._folder.rstrip("/") or "/")
+        below = (path.removeprefix(root).lstrip("/").split("/") for path in self._paths)
+        texts = [intern(parts[0]) if len(parts) > 1 else "" for parts in below]
+        return LabelTexts(texts, f"data.folder = {self._folder!r}", are_names=True)
 
 
 def is_image(path: str) -> bool:

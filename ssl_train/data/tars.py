@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from posixpath import splitext
 
+from ssl_train.data.labels import Labels, LabelTexts
 from ssl_train.data.source import IMAGE_EXTENSIONS, EncodedImage, split_evenly
 from ssl_train.data.tar_index import TarIndex, index_tars
+from ssl_train.data.tar_labels import label_tars
 from ssl_train.errors import DataError
 from storage.filesystem import is_url, list_files
 from storage.range_reader import Range, read_ranges
@@ -31,6 +33,7 @@ class TarImages:
         self._ends = list(accumulate(len(tar.offsets) for tar in self._tars))
         if not len(self):
             raise DataError(f"the {len(paths)} tars of data.shards hold no images ({', '.join(IMAGE_EXTENSIONS)}).")
+        self._cache = index_cache
         self._announced: dict[int, None] = {}  # blocks, the latest last
         self._max_announced = 0
         self._block_ends: list[int] = []
@@ -56,6 +59,16 @@ class TarImages:
         once for all workers. Twice so many blocks are remembered as asked for."""
         self._max_announced = 2 * number
         self._block_ends = list(accumulate(self.block_images()))
+
+    def label_texts(self, labels: Labels) -> LabelTexts:
+        """What each image's sample says of its class, in its .cls or under a key of its .json.
+
+        A tar is scanned for it once, header by header, and what was found kept where the index is. Memory: a reference
+        an image.
+        """
+        texts = label_tars(self._tars, self._cache, labels.json_key)
+        member = ".cls" if labels.json_key is None else f"{labels.json_key!r} in their .json"
+        return LabelTexts(texts, f"the {len(self._tars)} tar(s) of data.shards ({member})")
 
     def _range(self, number: int) -> Range:
         shard = bisect_right(self._ends, number)
