@@ -83,13 +83,17 @@ def plain_prototype_loss(
     temperature: float,
 ) -> PrototypeLoss:
     """The same by the textbook, every matrix whole: what `prototype_loss` is tested and measured against."""
-    z = F.linear(targets.bottleneck, targets.weight).float() / targets.temperature + targets.bias
-    t = z.softmax(-1).unflatten(0, (len(mix[0]), -1)).detach()  # [views, images, prototypes]
+    if targets.masses is None:
+        z = F.linear(targets.bottleneck, targets.weight).float() / targets.temperature + targets.bias
+        rows = z.softmax(-1).detach()
+    else:
+        rows = targets.masses * targets.bias.exp()
+        rows = rows / rows.sum(-1, keepdim=True)
+    t = rows.unflatten(0, (len(mix[0]), -1))  # [views, images, prototypes]
     s = F.log_softmax(student.logits().float() / temperature, dim=-1).unflatten(0, (len(mix), -1))
     pairs = torch.tensor(mix, device=s.device)
     mixed = torch.einsum("cv,vik->cik", pairs, t)
     by_crop = -((mixed * s).sum(-1) * weights).sum(-1)
-    rows = t.flatten(0, 1)
     return PrototypeLoss(by_crop.sum(), by_crop.detach(), torch.special.entr(rows).sum(-1).mean(), rows.mean(0))
 
 
