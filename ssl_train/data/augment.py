@@ -10,11 +10,11 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from ssl_train.data.collate import Crops
-from ssl_train.data.colours import Draws, coloured, draw
+from ssl_train.data.colours import GRAY, JITTER, STRENGTHS, Draws, coloured, draw
 from ssl_train.data.pixels import Box, crop_and_resize, random_box
 
 Share = Annotated[float, Field(ge=0, le=1)]
-SOLARIZE = 0.2
+Turn = Annotated[float, Field(ge=0, le=0.5)]
 # Chance of a blur on the first global crop, the second, and the local ones. The papers state the first row; the
 # released code of DINOv2 and DINOv3 applies its complement, and the released weights were trained so (dinov3 issue
 # 286: the maintainers' word).
@@ -30,6 +30,8 @@ class MultiCrop:
 
     __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
+    kind: Literal["multi_crop"] = "multi_crop"
+    """Tag of this augmentation."""
     global_pixels: Annotated[int, Field(ge=1)] = 224
     """Side of a global crop."""
     global_scale: tuple[Share, Share] = (0.32, 1.0)
@@ -40,9 +42,17 @@ class MultiCrop:
     """Side of a local crop."""
     local_scale: tuple[Share, Share] = (0.05, 0.32)
     """Share of the image's area that a local crop covers."""
-    blur: Literal["released", "paper"] = "released"
+    blur: Literal["released", "paper"] | tuple[Share, Share, Share] = "released"
     """Chances of a blur: `released` (0, 0.9, 0.5 on global 1, global 2, local) as the published weights were trained,
-    `paper` (1, 0.1, 0.5) as the papers state."""
+    `paper` (1, 0.1, 0.5) as the papers state (BYOL's and MoCo v3's too), or three numbers."""
+    solarize: tuple[Share, Share, Share] = (0.0, 0.2, 0.0)
+    """Chances of being solarised on global 1, global 2, local."""
+    jitter: Share = JITTER
+    """Chance that a crop's colours are jittered."""
+    jitter_strengths: tuple[Share, Share, Share, Turn] = STRENGTHS
+    """By how much brightness, contrast and saturation are scaled at most, and by how much of a circle the hue turns."""
+    gray: Share = GRAY
+    """Chance that a crop loses its colours."""
     device: Literal["host", "device"] = "host"
     """Where colours change, by the same draws: `host`, in the loader's processes, or `device`, in batches where the
     networks are, which leaves the host to decode, cut and resize."""
@@ -51,7 +61,14 @@ class MultiCrop:
         """Which boxes of an image of this size in pixels become crops, and how; all chance comes from `rng`."""
         views = self.views()
         boxes = [random_box(height, width, view.scale, rng) for view in views]
-        draws = draw(rng, blur=[view.blur for view in views], solarize=[view.solarize for view in views])
+        draws = draw(
+            rng,
+            blur=[view.blur for view in views],
+            solarize=[view.solarize for view in views],
+            jitter=self.jitter,
+            strengths=self.jitter_strengths,
+            gray=self.gray,
+        )
         return Plan(tuple(boxes), tuple(view.pixels for view in views), draws)
 
     def crops(self, image: NDArray[np.uint8], plan: "Plan") -> Crops:
@@ -64,11 +81,12 @@ class MultiCrop:
 
     def views(self) -> tuple["View", ...]:
         """How every crop of an image is made: the two global ones, then the local ones."""
-        first, second, local = BLUR[self.blur]
+        blurs = BLUR[self.blur] if isinstance(self.blur, str) else self.blur
+        first, second, local = zip(blurs, self.solarize, strict=True)
         return (
-            View(self.global_pixels, self.global_scale, blur=first, solarize=0.0),
-            View(self.global_pixels, self.global_scale, blur=second, solarize=SOLARIZE),
-            *[View(self.local_pixels, self.local_scale, blur=local, solarize=0.0)] * self.num_local,
+            View(self.global_pixels, self.global_scale, *first),
+            View(self.global_pixels, self.global_scale, *second),
+            *[View(self.local_pixels, self.local_scale, *local)] * self.num_local,
         )
 
 

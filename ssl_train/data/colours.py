@@ -18,8 +18,9 @@ from ssl_train.data.pixels import Images
 FLIP = 0.5
 JITTER = 0.8
 GRAY = 0.2
+STRENGTHS = (0.4, 0.4, 0.2, 0.1)
 BLUR_SIGMA = (0.1, 2.0)
-_CENTRES, _STRENGTHS = np.array([1, 1, 1, 0]), np.array([0.4, 0.4, 0.2, 0.1])
+_CENTRES = np.array([1, 1, 1, 0])
 """Of the factors of brightness, contrast and saturation, and of the hue's turn: uniform in centre ± strength."""
 JITTERS: Final = (pixels.scale_brightness, pixels.scale_contrast, pixels.scale_saturation, pixels.shift_hue)
 DRAWS = np.dtype(
@@ -39,15 +40,26 @@ Draws = NDArray[np.void]
 Change = Callable[[Images, Tensor], Images]
 
 
-def draw(rng: np.random.Generator, *, blur: Sequence[float], solarize: Sequence[float]) -> Draws:
-    """The draws of crops with these chances of a blur and of being solarised; always as many numbers for a crop."""
+def draw(
+    rng: np.random.Generator,
+    *,
+    blur: Sequence[float],
+    solarize: Sequence[float],
+    jitter: float = JITTER,
+    strengths: Sequence[float] = STRENGTHS,
+    gray: float = GRAY,
+) -> Draws:
+    """The draws of crops with these chances of a blur and of being solarised; always as many numbers for a crop.
+
+    `jitter` and `gray` are the chances of those changes, alike for all crops; `strengths` are by number in JITTERS.
+    """
     size = len(blur)
     rows = np.empty(size, DRAWS)
     chances = rng.random((5, size))
-    rows["flip"], rows["jitter"], rows["gray"] = chances[0] < FLIP, chances[1] < JITTER, chances[2] < GRAY
+    rows["flip"], rows["jitter"], rows["gray"] = chances[0] < FLIP, chances[1] < jitter, chances[2] < gray
     rows["blur"], rows["solarize"] = chances[3] < blur, chances[4] < solarize
     rows["order"] = rng.random((size, len(JITTERS))).argsort(axis=1)
-    rows["amounts"] = _CENTRES + _STRENGTHS * rng.uniform(-1, 1, (size, len(JITTERS)))
+    rows["amounts"] = _CENTRES + np.array(strengths) * rng.uniform(-1, 1, (size, len(JITTERS)))
     rows["sigma"] = rng.uniform(*BLUR_SIGMA, size)
     return rows
 

@@ -1,4 +1,5 @@
 import colorsys
+import hashlib
 from functools import partial
 from typing import Any
 
@@ -121,6 +122,36 @@ def test_amounts_are_drawn_from_the_published_ranges() -> None:
     assert 0.1 <= draws["sigma"].min() < 0.12
     assert 1.98 < draws["sigma"].max() <= 2.0
     assert len(np.unique(draws["order"], axis=0)) == 24
+
+
+def test_the_draws_of_a_seed_are_those_of_runs_that_began_before_there_were_other_views() -> None:
+    rng = np.random.default_rng(0)
+    drawn = b"".join(MultiCrop().plan(300, 400, rng).draws.tobytes() for _ in range(50))
+    assert hashlib.sha256(drawn).hexdigest() == "b1cd797359dc23b0b7a6dd23e22a66b7c8fc45709f2d31d8f3c1f4b708bfd278"
+
+
+SIMCLR = MultiCrop(blur=(0.5, 0.5, 0.5), solarize=(0, 0, 0), jitter_strengths=(0.8, 0.8, 0.8, 0.2), num_local=2)
+
+
+def test_views_of_other_methods_are_drawn_as_they_are_set() -> None:
+    rng = np.random.default_rng(0)
+    draws = np.stack([SIMCLR.plan(300, 400, rng).draws for _ in range(800)])  # [images, crops]
+    assert draws["blur"].mean(0) == pytest.approx([0.5] * 4, abs=0.06)
+    assert not draws["solarize"].any()
+    for number, (low, high) in enumerate([(0.2, 1.8)] * 3 + [(-0.2, 0.2)]):
+        amounts = draws["amounts"][..., number]
+        margin = 0.01 * (high - low)
+        assert low <= amounts.min() < low + margin
+        assert high - margin < amounts.max() <= high
+
+
+def test_chances_of_jitter_gray_and_solarising_are_those_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    settings = MultiCrop(jitter=0.3, gray=0.0, solarize=(1.0, 0.0, 0.5))
+    draws = np.stack([settings.plan(300, 400, rng).draws for _ in range(400)])
+    assert draws["jitter"].mean() == pytest.approx(0.3, abs=0.04)
+    assert not draws["gray"].any()
+    assert draws["solarize"].mean(0) == pytest.approx([1.0, 0.0, *[0.5] * 8], abs=0.08)
 
 
 def test_local_crops_are_those_of_any_number_of_them() -> None:
