@@ -6,7 +6,9 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, Tag
+
+from ssl_train.settings import by_kind
 
 Share = Annotated[float, Field(ge=0, le=1)]
 MIN_BLOCK_PATCHES = 4
@@ -100,7 +102,9 @@ class ChoiceMasks:
 
     def __post_init__(self) -> None:
         if not self.ratios or len(self.ratios) != len(self.spreads):
-            raise ValueError(f"masks.spreads has {len(self.spreads)} entries; give one for each of the {self.ratios}")
+            raise ValueError(
+                f"masks.ratios = {self.ratios}, masks.spreads = {self.spreads}: one or more, and one for each"
+            )
         if any(spread > ratio for ratio, spread in zip(self.ratios, self.spreads, strict=True)):
             raise ValueError(f"masks.spreads = {self.spreads} reach below zero from masks.ratios = {self.ratios}")
 
@@ -145,7 +149,13 @@ class NoPatches:
         return np.zeros((num_crops, grid * grid), dtype=np.bool_)
 
 
-Masks: TypeAlias = BlockMasks | ChoiceMasks | NoMasks | NoPatches
+Masks: TypeAlias = Annotated[
+    Annotated[BlockMasks, Tag("blocks")]
+    | Annotated[ChoiceMasks, Tag("choice")]
+    | Annotated[NoMasks, Tag("none")]
+    | Annotated[NoPatches, Tag("no_patches")],
+    by_kind("blocks"),
+]
 
 
 def fill_at_random(mask: NDArray[np.bool_], target: int, rng: np.random.Generator) -> None:

@@ -1,4 +1,4 @@
-"""How a teacher's logits become targets without collapse: a running centre, or Sinkhorn-Knopp. Both span all ranks."""
+"""How a teacher's logits become targets: by a running centre or by Sinkhorn-Knopp, over all ranks; or as they are."""
 
 from typing import Literal, TypeAlias
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ssl_train.distributed import all_reduce_max, all_reduce_sum
 from ssl_train.ops.prototype_loss import Projected, Targets, sinkhorn_targets
 
-Kind = Literal["softmax", "sinkhorn_knopp"]
+Kind = Literal["softmax", "sinkhorn_knopp", "none"]
 
 
 @torch.no_grad()
@@ -46,12 +46,26 @@ class SinkhornKnopp(nn.Module):
         """Nothing to keep."""
 
 
+class Uncentred(nn.Module):
+    """softmax(logits / temperature) and nothing more: one prototype may win everything, which DINO calls a collapse.
+
+    For the study of that (`ssl_train.studies.collapse`), and for whoever doubts that a centre is needed.
+    """
+
+    def forward(self, teacher: Projected, temperature: float) -> Targets:
+        return Targets(*teacher, temperature, teacher.weight.new_zeros(len(teacher.weight), dtype=torch.float32))
+
+    def commit(self, *, finite: Tensor | bool = True) -> None:
+        """Nothing to keep."""
+
+
 class SoftmaxCentering(nn.Module):
     """softmax((logits - centre) / temperature); the centre is a running mean of all processes' logits.
 
     A step uses the centre of the steps before it: `forward` measures the batch's mean, `commit` lets it in once the
     step has been taken (a step that is skipped for a non-finite loss leaves no trace). The mean is over all rows of
     all processes; DINOv2's code averages the means of the processes, which is the same where they hold equally many.
+    DINO's code lets it in right after the loss, DINOv2's right before the next one: every loss sees the same centre.
     Source: DINO (arXiv 2104.14294), equation 4.
     """
 
@@ -86,12 +100,14 @@ class SoftmaxCentering(nn.Module):
         return torch.where(count > 0, mean, self.center[0]).unsqueeze(0)
 
 
-Centering: TypeAlias = SinkhornKnopp | SoftmaxCentering
+Centering: TypeAlias = SinkhornKnopp | SoftmaxCentering | Uncentred
 
 
 def build_centering(kind: Kind, *, num_prototypes: int, momentum: float) -> Centering:
     """The way of making targets that a config names."""
-    return SinkhornKnopp() if kind == "sinkhorn_knopp" else SoftmaxCentering(num_prototypes, momentum)
+    if kind == "softmax":
+        return SoftmaxCentering(num_prototypes, momentum)
+    return SinkhornKnopp() if kind == "sinkhorn_knopp" else Uncentred()
 
 
 def _global_max(x: Float[Tensor, "rows prototypes"]) -> Float[Tensor, ""]:
