@@ -204,7 +204,7 @@ def export_teacher(path: str, networks: MethodNetworks, *, model: Model, step: i
     }
     if not world.is_main:
         return
-    metadata = describe(model, step=step, seed=seed)
+    metadata = describe(model, step=step, seed=seed, **networks.told())
     told: dict[str, Any] = _write_tensors(path, backbone, metadata) | {"step": step, "seed": seed}
     told["heads"] = _write_tensors(heads_path(path), heads, metadata)
     write_bytes(facts_path(path), json.dumps(told, indent=1).encode())

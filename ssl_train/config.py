@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from ssl_train.checkpoint import Checkpointing
 from ssl_train.data.augment import MultiCrop
+from ssl_train.data.augmentation import Augmentation
 from ssl_train.data.loader import Data
 from ssl_train.errors import ConfigError
 from ssl_train.methods import DinoV2, Method
@@ -59,7 +60,7 @@ class TrainConfig:
     """Weights to begin with; null draws them from the seed."""
     data: Data = field(default_factory=Data)
     """The images."""
-    augment: MultiCrop = field(default_factory=MultiCrop)
+    augment: Augmentation = field(default_factory=MultiCrop)
     """The crops of an image."""
     optim: Optim = field(default_factory=Optim)
     """The optimizer and its schedules."""

@@ -7,14 +7,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from ssl_train.errors import ConfigError
 
 Settings = TypeVar("Settings")
+
+
+def by_kind(default: str) -> Discriminator:
+    """Tell the members of a union apart by their `kind` alone, so that one member's mistake is told once.
+
+    Members are written `Annotated[Member, Tag(kind)]`; settings without a kind are of the `default` one.
+    """
+
+    def kind_of(value: Any) -> Any:
+        return value.get("kind", default) if isinstance(value, Mapping) else getattr(value, "kind", None)
+
+    return Discriminator(kind_of)
 
 
 def read_settings(kind: type[Settings], path: str, overrides: Sequence[str] = ()) -> Settings:
@@ -87,24 +99,57 @@ def _value(text: str) -> Any:
 
 
 def _complaint(kind: Any, loc: tuple[int | str, ...], message: str, fault: str) -> str:
-    # Pydantic puts the names of a union's members between the keys; those are no keys of the file.
-    keys = [str(part) for part in loc if not (isinstance(part, str) and part[:1].isupper())]
+    # Pydantic puts the names or tags of a union's members between the keys; those are no keys of the file.
+    keys, place = list[str](), kind
+    for part in loc:
+        members = _members(place)
+        if part in members:
+            place = members[str(part)]
+        elif not (isinstance(part, str) and part[:1].isupper()):
+            keys.append(str(part))
+            place = _field_type(place, part)
+    if fault == "union_tag_invalid":
+        return f"{'.'.join(keys)}.kind: there is none of that name; valid kinds: {', '.join(_members(place))}"
     if fault not in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{'.'.join(keys) or 'settings'}: {message}"
     *parents, unknown = keys
     where = f" in {'.'.join(parents)!r}" if parents else ""
-    valid = _valid_keys(kind, parents)
+    valid = _valid_keys(kind, loc[:-1])
     return f"unknown key {unknown!r}{where}{nearest(unknown, valid)}; valid keys: {', '.join(valid)}"
 
 
-def _valid_keys(kind: Any, parents: Sequence[str]) -> list[str]:
-    for parent in parents:
-        kind = next((_dataclass_in(entry.type) for entry in fields(kind) if entry.name == parent), None)
-        if kind is None:
-            return []
-    return [entry.name for entry in fields(kind)]
+def _valid_keys(kind: Any, loc: Sequence[int | str]) -> list[str]:
+    for part in loc:
+        members = _members(kind)
+        if part in members:
+            kind = members[str(part)]
+        elif not (isinstance(part, str) and part[:1].isupper()):
+            kind = _field_type(kind, part)
+    found = next((option for option in _options(kind) if is_dataclass(option)), None)
+    return [] if found is None else [entry.name for entry in fields(found)]
 
 
-def _dataclass_in(annotation: Any) -> Any:
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    return next((option for option in options if is_dataclass(option)), None)
+def _field_type(kind: Any, name: int | str) -> Any:
+    """What a field of settings holds; None for what is no field of theirs."""
+    owner = next((option for option in _options(kind) if is_dataclass(option)), None)
+    return next((entry.type for entry in fields(owner) if entry.name == name), None) if owner is not None else None
+
+
+def _members(annotation: Any) -> dict[str, Any]:
+    """The members of a union that is told apart by kind, by their tags."""
+    tagged = [(option, typing.get_args(option)[1:]) for option in _union(annotation)]
+    return {
+        str(mark.tag): typing.get_args(option)[0] for option, marks in tagged for mark in marks if isinstance(mark, Tag)
+    }
+
+
+def _options(annotation: Any) -> list[Any]:
+    """An annotation's plain types."""
+    return [typing.get_args(o)[0] if typing.get_origin(o) is Annotated else o for o in _union(annotation)]
+
+
+def _union(annotation: Any) -> tuple[Any, ...]:
+    while typing.get_origin(annotation) is Annotated and not any(isinstance(m, Tag) for m in annotation.__metadata__):
+        annotation = typing.get_args(annotation)[0]
+    is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    return typing.get_args(annotation) if is_union else (annotation,)

@@ -53,8 +53,10 @@ class Trainer:
         speed_up(self.networks.every, world, config.precision, config.efficiency.networks)
         self.optimizer = build_optimizer(self.networks.student, config.optim)
         self.schedules = config.optim.schedules(num_steps=config.num_steps, batch_images=config.data.batch_images)
+        batches = build_batches(config, world)
+        self.networks.prepare(batches)
         self.loader = build_loader(
-            build_batches(config, world),
+            batches,
             num_steps=config.num_steps,
             num_workers=config.efficiency.num_workers,
             prefetch_batches=config.efficiency.prefetch_batches,
@@ -108,12 +110,12 @@ class Trainer:
     def _step(self, batch: Batch, step: int) -> Means:
         """One step, skipped if loss or gradients are not finite on every process: decided where they are."""
         losses = self._loss(batch, step)
-        student, scale = self.networks.student, self.loss_scale
+        student, scale, optim = self.networks.student, self.loss_scale, self.config.optim
         (losses.total if scale is None else losses.total * scale.scale).backward()  # type: ignore[no-untyped-call]
         if scale is not None:
             scale.unscale(student.parameters())
         watched = self._watch(losses, step)
-        norms = {f"grad_norm_{name}": norm for name, norm in clip_gradients(student, self.config.optim.max_grad_norm)}
+        norms = {f"grad_norm_{name}": norm for name, norm in clip_gradients(student, optim.max_grad_norm, optim.clip)}
         signals = {STOP: float(self.stop.is_set()), UNDECODABLE: float(batch.num_undecodable)}
         means = Means(
             {"loss": losses.total, **norms},
@@ -272,8 +274,9 @@ def build_networks(config: TrainConfig) -> MethodNetworks:
 
 def build_batches(config: TrainConfig, world: World) -> Batches:
     """What this process trains on, by step."""
+    images = config.data.open()
     return Batches(
-        images=config.data.open(),
+        images=images,
         data=config.data,
         augment=config.augment,
         masks=config.method.masks,
@@ -282,6 +285,7 @@ def build_batches(config: TrainConfig, world: World) -> Batches:
         seed=config.seed,
         rank=world.rank,
         world_size=world.size,
+        labels=config.data.open_labels(images),
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,9 @@ from ssl_train.data.collate import Batch
 from ssl_train.methods.frozen_teacher import Frozen
 from ssl_train.models import Backbone, Model
 from ssl_train.parallel import local_shards
+
+if TYPE_CHECKING:
+    from ssl_train.data.loader import Batches
 
 NUM_VIEWS = 2
 """Global crops of an image in self-supervised training."""
@@ -105,6 +108,13 @@ class MethodNetworks(nn.Module):
 
     def scheduled(self, step: int) -> dict[str, float]:
         """The method's own numbers at a step."""
+        return {}
+
+    def prepare(self, batches: "Batches") -> None:
+        """Look at what will be trained on, once, before the first step. Raises ConfigError where it does not fit."""
+
+    def told(self) -> dict[str, Any]:
+        """What an exported file says of the networks beside their weights, as values that JSON can hold."""
         return {}
 
     @torch.no_grad()

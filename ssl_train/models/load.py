@@ -15,6 +15,7 @@ from torch import Tensor
 from ssl_train.errors import CheckpointError
 from ssl_train.models.backbone import Backbone
 from ssl_train.models.model import Model
+from ssl_train.models.resnet import infer_resnet
 from ssl_train.models.vit import infer_vit
 from storage.filesystem import fetch_verified, file_sha256, is_url
 
@@ -23,11 +24,18 @@ METADATA = "ssl_train"
 
 # Wrappers a state dict may lie in, and prefixes its names may carry, outermost first.
 _ENVELOPES = ("teacher", "model", "state_dict")
-_PREFIXES = ("module.", "_orig_mod.", "teacher.", "backbone.", "module.")
+_PREFIXES = ("module.", "_orig_mod.", "teacher.", "backbone.", "module.", "base_encoder.")
+# First parts of names that are no part of a backbone (with or without "_head"): heads, and the student beside a teacher.
+_HEADS = frozenset(
+    {"head", "fc", "dino", "ibot", "student", "projection", "prototypes", "predictor", "momentum_encoder", "queue"}
+)
 # Sharded training of DINOv2 writes block 3 of chunk 0 as `blocks.0.3.`.
 _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")
 # A tensor that only one family has, and what reads that family's architecture off its tensors.
-_INFERRED_BY: dict[str, Callable[[Mapping[str, Tensor], str], Model]] = {"patch_embed.proj.weight": infer_vit}
+_INFERRED_BY: dict[str, Callable[[Mapping[str, Tensor], str], Model]] = {
+    "patch_embed.proj.weight": infer_vit,
+    "layer1.0.conv1.weight": infer_resnet,
+}
 
 
 class Loaded(NamedTuple):
@@ -86,7 +94,7 @@ def infer_model(state: Mapping[str, Tensor], path: str = "the state dict") -> Mo
     )
 
 
-def describe(model: Model, **facts: int) -> dict[str, str]:
+def describe(model: Model, **facts: Any) -> dict[str, str]:
     """Safetensors metadata from which `load_backbone` rebuilds the network, with other facts beside it.
 
     One entry only: safetensors writes several in an order that changes, and equal networks should give equal files.
@@ -149,7 +157,7 @@ def _named_model(facts: Mapping[str, Any], name: str) -> Model | None:
 
 
 def _is_head(name: str) -> bool:
-    return name.split(".")[0] in {"head", "fc", "dino_head", "ibot_head", "student"}
+    return name.split(".")[0].removesuffix("_head") in _HEADS
 
 
 def _load_strictly(network: Backbone, state: Mapping[str, Tensor], path: str) -> None:
@@ -173,4 +181,6 @@ def _load_strictly(network: Backbone, state: Mapping[str, Tensor], path: str) ->
             f"{path} does not fit the network. {'; '.join(complaints)}. "
             "Set `model` (size, patch_size, image_size, ffn, num_registers, mask_token) to what the file was made with."
         )
-    network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True, assign=True)
+    network.load_state_dict(
+        {name: t.float() if t.is_floating_point() else t for name, t in state.items()}, strict=True, assign=True
+    )

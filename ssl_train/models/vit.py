@@ -13,10 +13,17 @@ from torch import Tensor, nn
 from ssl_train.errors import CheckpointError
 from ssl_train.models.backbone import Backbone, Tokens, Unit, freeze_stem
 from ssl_train.models.layers import LAYER_NORM_EPS, Block, Mlp, PatchEmbed, SwiGlu, swiglu_hidden
+from ssl_train.models.vit_stem import (
+    CONV_STEM_BLOCKS,
+    ConvPatchEmbed,
+    conv_stem_weights,
+    initialise_mocov3,
+    sincos_positions,
+)
 from ssl_train.ops.attention import Kernel
 from ssl_train.ops.packed import pack, unpack
 
-Size = Literal["tiny", "small", "base", "large", "huge", "giant"]
+Size = Literal["tiny", "small", "small12", "base", "large", "huge", "giant"]
 Interpolation = Literal["offset", "antialias"]
 INIT_STD = 0.02
 # Added to the patch count before dividing, by the published models without registers. It moves every sample point.
@@ -32,6 +39,7 @@ class Width(NamedTuple):
 WIDTHS: dict[Size, Width] = {
     "tiny": Width(128, 4, 4),
     "small": Width(384, 12, 6),
+    "small12": Width(384, 12, 12),
     "base": Width(768, 12, 12),
     "large": Width(1024, 24, 16),
     "huge": Width(1280, 32, 16),
@@ -48,7 +56,8 @@ class Vit:
     kind: Literal["vit"] = "vit"
     """Tag of this backbone."""
     size: Size = "large"
-    """Width, depth and heads; `tiny` (128 wide, 4 deep) is for trials on a CPU."""
+    """Width, depth and heads; `tiny` (128 wide, 4 deep) is for trials on a CPU, `small12` is `small` with MoCo v3's 12
+    heads."""
     patch_size: Annotated[int, Field(ge=1, le=64)] = 14
     """Side of a patch in pixels; 14 or 16 in the published models."""
     image_size: Annotated[int, Field(ge=1)] = 224
@@ -63,6 +72,13 @@ class Vit:
     """Share of crops that skip a residual branch while training."""
     interpolation: Interpolation = "offset"
     """How positions are interpolated: `offset` (models without registers), `antialias` (models with registers)."""
+    positions: Literal["learned", "sincos"] = "learned"
+    """Position embedding: learned, or the fixed sines and cosines of MoCo v3 (arXiv 2104.02057)."""
+    stem_kind: Literal["patch", "conv"] = "patch"
+    """What turns pixels into tokens: one linear projection of a patch, or convolutions in its place and in that of one
+    block (MoCo v3, table 4)."""
+    init: Literal["dinov2", "mocov3"] = "dinov2"
+    """Whose initial weights are drawn."""
     mask_token: bool = True
     """Whether masked patches have a token; DINO's models have none."""
     frozen_stem: bool = False
@@ -73,10 +89,17 @@ class Vit:
         """Width of its tokens."""
         return WIDTHS[self.size].dim
 
+    @property
+    def depth(self) -> int:
+        """Its blocks."""
+        return CONV_STEM_BLOCKS if self.stem_kind == "conv" else WIDTHS[self.size].depth
+
     def build(self) -> "VisionTransformer":
         """The network, freshly initialised from torch's global random state."""
         network = VisionTransformer(
-            *WIDTHS[self.size],
+            self.dim,
+            self.depth,
+            WIDTHS[self.size].num_heads,
             patch_size=self.patch_size,
             grid=self.image_size // self.patch_size,
             ffn=self.ffn,
@@ -85,19 +108,26 @@ class Vit:
             drop_path=self.drop_path,
             interpolation=self.interpolation,
             mask_token=self.mask_token,
+            positions=self.positions,
+            stem_kind=self.stem_kind,
         )
+        if self.init == "mocov3":
+            initialise_mocov3(network)
         if self.frozen_stem:
             freeze_stem(network)
         return network
 
     def forward_flops(self, side_pixels: int, *, drop_path: float = 0.0) -> float:
         """Operations for one crop of side_pixels x side_pixels; a share `drop_path` of the crops skips a branch."""
-        dim, depth, _ = WIDTHS[self.size]
+        dim, depth = self.dim, self.depth
         patches = (side_pixels // self.patch_size) ** 2
         tokens = patches + 1 + self.num_registers
         weights = 4 * dim**2 + (8 * dim**2 if self.ffn == "mlp" else 3 * dim * swiglu_hidden(4 * dim))
         block = 2 * tokens * weights + 4 * tokens**2 * dim
-        return 2 * patches * 3 * self.patch_size**2 * dim + depth * block * (1 - drop_path)
+        weights_of_patch = 3 * self.patch_size**2 * dim
+        if self.stem_kind == "conv":
+            weights_of_patch = sum(side**2 * weights for side, weights in conv_stem_weights(self.patch_size, dim))
+        return 2 * patches * weights_of_patch + depth * block * (1 - drop_path)
 
 
 class VisionTransformer(Backbone):
@@ -117,12 +147,14 @@ class VisionTransformer(Backbone):
         drop_path: float = 0.0,
         interpolation: Interpolation = "offset",
         mask_token: bool = True,
+        positions: Literal["learned", "sincos"] = "learned",
+        stem_kind: Literal["patch", "conv"] = "patch",
     ) -> None:
         super().__init__()
         self.dim, self.grid, self.patch_size, self.interpolation = dim, grid, patch_size, interpolation
         self.image_size, self.num_layers, self.takes_masks = grid * patch_size, depth, mask_token
         self.num_registers = num_registers
-        self.patch_embed = PatchEmbed(patch_size, dim)
+        self.patch_embed = PatchEmbed(patch_size, dim) if stem_kind == "patch" else ConvPatchEmbed(patch_size, dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + grid**2, dim))
         self.register_tokens = nn.Parameter(torch.empty(1, num_registers, dim)) if num_registers else None
@@ -133,6 +165,8 @@ class VisionTransformer(Backbone):
         )
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.initialise()
+        if positions == "sincos":  # no buffer: published files hold it, and a start from one may learn it further
+            self.pos_embed = nn.Parameter(sincos_positions(grid, grid, dim), requires_grad=False)
 
     @torch.no_grad()
     def initialise(self) -> None:
