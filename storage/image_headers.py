@@ -34,6 +34,7 @@ _XML_PROLOGUE = re.compile(
 
 # SOFn markers whose payload holds the frame's size: all of C0..CF but DHT (C4), JPG (C8) and DAC (CC).
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE_MARKERS = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
 _ORIENTATION_TAG = 0x0112
 
@@ -80,11 +81,14 @@ class JpegHeader:
     precision_bits: int
     orientation: int = 1
     luma_table: tuple[int, ...] = field(default=(), repr=False)
+    many_scans: bool = False
+    """Progressive, or its first scan lacks components: a decoder reads every scan that follows."""
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader | None:
     """Walk the markers up to the first scan; None when no frame header is found before it."""
     frame: tuple[int, int, int, int] | None = None
+    progressive, first_scan = False, 0
     luma_table: tuple[int, ...] = ()
     orientation, at = 1, 2
     while at + 4 <= len(data):
@@ -98,18 +102,19 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
             at += 2
             continue
         if marker in (0xD9, 0xDA):  # end of image, start of scan
+            first_scan = data[at + 4] if marker == 0xDA and at + 4 < len(data) else 0
             break
         size = int.from_bytes(data[at + 2 : at + 4], "big")
         payload = data[at + 4 : at + 2 + size]
         if marker in _FRAME_MARKERS and len(payload) >= 6:
             precision, height, width, components = struct.unpack_from(">BHHB", payload)
-            frame = (width, height, components, precision)
+            frame, progressive = (width, height, components, precision), marker in _PROGRESSIVE_MARKERS
         elif marker == 0xE1 and payload.startswith(b"Exif\x00\x00"):
             orientation = exif_orientation(payload)
         elif marker == 0xDB:
             luma_table = _table_zero(payload) or luma_table
         at += 2 + max(size, 2)
-    return JpegHeader(*frame, orientation, luma_table) if frame else None
+    return JpegHeader(*frame, orientation, luma_table, progressive or first_scan != frame[2]) if frame else None
 
 
 def _table_zero(payload: bytes) -> tuple[int, ...]:

@@ -36,10 +36,11 @@ from storage.image_codecs import (
     upright_size,
 )
 from storage.image_headers import JpegHeader, nearest_quality, read_jpeg_header, sniff_format
+from storage.image_marks import missing_part
 
 __all__ = [
     "FILE_EXTENSIONS", "MAX_PIXELS", "ImageError", "ImageInfo", "Pixels", "decode_gray", "decode_rgb", "encode_jpeg",
-    "encode_like", "encode_thumbnail", "jpeg_quality", "probe", "resize", "verify",
+    "encode_like", "encode_thumbnail", "jpeg_quality", "probe", "probe_whole", "resize", "verify",
 ]  # fmt: skip
 
 Method = Literal["area", "bilinear", "bicubic"]
@@ -92,6 +93,19 @@ def probe(data: bytes) -> ImageInfo:
     with opened(data, format) as image:
         width, height = upright_size(*image.size, orientation_of(image))
         return ImageInfo(format, width, height, image.mode, bool(getattr(image, "is_animated", False)))
+
+
+def probe_whole(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
+    """`probe`, and the file's own marks say that it is whole: nothing is decoded, so damage within a block passes.
+
+    Raises ImageError with any of the six reasons. BMP and TIFF have no such marks: `verify` those.
+    """
+    info = probe(data)
+    check_size(info.width, info.height, max_pixels)
+    missing = missing_part(data, info.format)
+    if missing is not None:
+        raise ImageError("truncated", f"{info.format}: {missing}")
+    return info
 
 
 def verify(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
@@ -170,8 +184,7 @@ def _reduction(side: int, min_side: int | None) -> int:
 
 def _decode_jpeg(data: bytes, header: JpegHeader, *, colorspace: Colorspace, factor: int) -> Pixels:
     """By libjpeg-turbo directly; by Pillow for what that refuses (CMYK, stray bytes between segments)."""
-    scans = data.count(b"\xff\xda")
-    if scans > MAX_SCANS:
+    if header.many_scans and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
         raise ImageError("undecodable", f"JPEG with {scans} scans")
     height, width = math.ceil(header.height / factor), math.ceil(header.width / factor)
     if header.components != 4:

@@ -3,20 +3,25 @@
 import asyncio
 import atexit
 import queue
+import resource
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from tasks.web.client import Client
 from tasks.web.fetch import FetchConfig, Fetched, Fetcher, HopCheck
-from tasks.web.http import open_session
-from tasks.web.resolver import CheckedResolver, Lookup, parse_connect_to, system_lookup
+from tasks.web.resolver import Answer, CheckedResolver, Lookup, parse_connect_to, system_lookup
 from tasks.web.urls import split_url
+
+if TYPE_CHECKING:
+    from tasks.web.dns import Resolver
 
 _NETWORK_REASONS = frozenset({"dns", "connection", "tls", "timeout", "rate_limited"})
 _MAX_UNREAD, _READ_BATCH = 256, 32
+_MAX_IDLE, _MIN_IDLE = 4096, 16
 
 Result = TypeVar("Result")
 
@@ -34,53 +39,57 @@ class Engine:
         self._thread = threading.Thread(target=self._loop.run_forever, name="download-engine", daemon=True)
         self._thread.start()
         self._stack = AsyncExitStack()
+        self._resolver: Resolver | None = None
         self._verifiers = ThreadPoolExecutor(config.verify_threads, thread_name_prefix="verify")
-        self._fetcher = self._wait(self._open(check_hop, lookup or system_lookup()))
+        self._fetcher = self._wait(self._open(check_hop, lookup))
 
-    async def _open(self, check_hop: HopCheck, lookup: Lookup) -> Fetcher:
+    async def _open(self, check_hop: HopCheck, lookup: Lookup | None) -> Fetcher:
         config = self.config
+        if lookup is None:
+            lookup = system_lookup() if config.resolver == "system" else self._own_lookup
         resolver = CheckedResolver(
-            lookup, allow_networks=config.allow_networks, connect_to=parse_connect_to(config.connect_to)
+            lookup,
+            allow_networks=config.allow_networks,
+            connect_to=parse_connect_to(config.connect_to),
         )
         self._stack.push_async_callback(resolver.close)
-        session = await self._stack.enter_async_context(
-            open_session(
-                resolver,
-                user_agent=config.user_agent,
-                connections=config.concurrency,
-                verify_tls=config.verify_tls,
-            )
+        client = Client(
+            resolver,
+            user_agent=config.user_agent,
+            verify_tls=config.verify_tls,
+            http2=config.http2,
+            max_idle=_idle_connections(config.concurrency),
         )
-        return Fetcher(session, config, verifiers=self._verifiers, check_hop=check_hop)
+        self._stack.push_async_callback(client.close)
+        return Fetcher(client, config, verifiers=self._verifiers, check_hop=check_hop)
+
+    async def _own_lookup(self, host: str) -> Answer:
+        """By c-ares, whose threads start with the first name: a run that `connect_to` sends elsewhere needs none."""
+        if self._resolver is None:
+            from tasks.web.dns import Resolver
+
+            self._resolver = Resolver(self.config.nameservers, seconds=self.config.dns_seconds)
+            self._stack.push_async_callback(self._resolver.close)
+        return await self._resolver.lookup(host)
 
     def download(self, urls: Sequence[str]) -> Iterator[tuple[int, Fetched]]:
         """(number, result) of every URL, as they are done. What a server does is a result; only our own bugs raise."""
-        results: queue.SimpleQueue[tuple[int, Fetched] | None] = queue.SimpleQueue()
-        unread = asyncio.Semaphore(_MAX_UNREAD)
-        work = asyncio.run_coroutine_threadsafe(self._download(urls, results, unread), self._loop)
-        work.add_done_callback(lambda _: results.put(None))
+        outbox = _Outbox(self._loop)
+        work = asyncio.run_coroutine_threadsafe(self._download(urls, outbox), self._loop)
+        work.add_done_callback(lambda _: outbox.close())
         try:
-            for taken, result in enumerate(iter(results.get, None), start=1):
-                if taken % _READ_BATCH == 0:  # waking the loop costs a system call
-                    self._loop.call_soon_threadsafe(_release, unread, _READ_BATCH)
-                yield result
+            yield from outbox
             work.result()
         finally:
             work.cancel()
 
-    async def _download(
-        self, urls: Sequence[str], results: "queue.SimpleQueue[tuple[int, Fetched] | None]", unread: asyncio.Semaphore
-    ) -> None:
-        async def deliver(number: int, fetched: Fetched) -> None:
-            await unread.acquire()
-            results.put((number, fetched))
-
+    async def _download(self, urls: Sequence[str], outbox: "_Outbox") -> None:
         hosts: dict[str, deque[tuple[int, str]]] = {}
         for number, url in enumerate(urls):
             hosts.setdefault(split_url(url).host, deque()).append((number, url))
         async with asyncio.TaskGroup() as group:
             for todo in hosts.values():
-                visit = _HostVisit(todo, self._fetcher, deliver)
+                visit = _HostVisit(todo, self._fetcher, outbox.deliver)
                 for _ in range(min(len(todo), self.config.concurrency_per_domain)):
                     group.create_task(visit.run())
 
@@ -96,6 +105,43 @@ class Engine:
             self._thread.join()
             self._loop.close()
             self._verifiers.shutdown()
+
+
+class _Outbox:
+    """From the loop's thread to the reader's: what is done in one turn of the loop goes over together, since waking a
+    thread costs a system call. At most 256 results wait to be read."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop, self._unread = loop, asyncio.Semaphore(_MAX_UNREAD)
+        self._ready: list[tuple[int, Fetched]] = []
+        self._sent: queue.SimpleQueue[list[tuple[int, Fetched]] | None] = queue.SimpleQueue()
+
+    async def deliver(self, number: int, fetched: Fetched) -> None:
+        """In the loop."""
+        await self._unread.acquire()
+        self._ready.append((number, fetched))
+        if len(self._ready) == 1:
+            self._loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        ready, self._ready = self._ready, []
+        if ready:
+            self._sent.put(ready)
+
+    def close(self) -> None:
+        """Nothing more will come. In the loop."""
+        self._send()
+        self._sent.put(None)
+
+    def __iter__(self) -> Iterator[tuple[int, Fetched]]:
+        """In the reader's thread."""
+        taken = 0
+        while (results := self._sent.get()) is not None:
+            yield from results
+            taken += len(results)
+            if taken >= _READ_BATCH:
+                self._loop.call_soon_threadsafe(_release, self._unread, taken)
+                taken = 0
 
 
 class _HostVisit:
@@ -134,6 +180,12 @@ class _HostVisit:
 def _release(semaphore: asyncio.Semaphore, times: int) -> None:
     for _ in range(times):
         semaphore.release()
+
+
+def _idle_connections(in_use: int) -> int:
+    """How many idle connections may be kept: what this process may open, less what it uses, and half of that left."""
+    may_open, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(_MIN_IDLE, min(_MAX_IDLE, (may_open - in_use) // 2))
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -4,24 +4,23 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import partial
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
-import aiohttp
-from multidict import CIMultiDictProxy
 from pydantic import Field, field_validator
 
-from storage.images import ImageError, ImageInfo, verify
+from storage.image_marks import UNMARKED
+from storage.images import ImageError, ImageInfo, probe_whole, verify
 from tasks.config import StageConfig
 from tasks.web.addresses import why_private_host
-from tasks.web.http import Limits, Refusal, Response, WantsBody, get
+from tasks.web.client import Client
+from tasks.web.http import Headers, Limits, Refusal, Response, WantsBody
 from tasks.web.opt_out import robots_tag_opt_out, tdm_header_reserved
 from tasks.web.politeness import Gates
-from tasks.web.resolver import parse_connect_to
+from tasks.web.resolver import parse_connect_to, parse_nameserver
 from tasks.web.site_rules import PRODUCT, Retries, SiteRules
 from tasks.web.urls import UrlParts, canonical_url, registered_domain, split_url
 
@@ -38,7 +37,7 @@ class FetchConfig(StageConfig):
 
     NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = frozenset(
         {"connect_to", "concurrency", "concurrency_per_domain", "requests_per_second_per_domain", "verify_threads"}
-        | {"memory_bytes", "contact"}
+        | {"memory_bytes", "contact", "resolver", "nameservers", "dns_seconds", "http2"}
     )
 
     contact: Annotated[str, Field(max_length=200, pattern=r"^[\x21-\x7e ]*$")] = ""
@@ -66,8 +65,17 @@ class FetchConfig(StageConfig):
     connect_to: dict[str, str] = Field(default_factory=dict)
     """Where to connect instead of resolving: host, `*.suffix` or `*` → address:port, for mirrors and tests. The request
     keeps its Host and TLS name; the address is checked like any other."""
+    resolver: Literal["own", "system"] = "own"
+    """own: asks the name servers itself, A and AAAA at once, and keeps answers as long as they say. system: the
+    machine's own (hosts file and all), in threads, its answers kept for 5 minutes."""
+    nameservers: tuple[str, ...] = ()
+    """Servers that the own resolver asks, as address or address:port; none = those of this machine's resolv.conf."""
+    dns_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
+    """Wait for a name server's answer; then another is asked, or the same once more."""
     verify_tls: bool = True
     """Refuse bad certificates."""
+    http2: bool = True
+    """Speak HTTP/2 with https servers that offer it: all requests to an origin share one connection."""
     robots_txt: bool = True
     """Honour robots.txt (RFC 9309)."""
     tdm_reservation: bool = True
@@ -84,10 +92,20 @@ class FetchConfig(StageConfig):
     """After so many network failures of a host in a row, the rest of its URLs in a part are given up."""
     max_host_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """Longest time spent on one host in a part; the rest of its URLs are dropped as timeout."""
+    decode: bool = False
+    """Decode every image to see that it is sound. Without, the file's own marks must be whole (right header, every
+    block there, an end), and `screen`, which decodes it anyway, drops what is damaged inside."""
     verify_threads: Annotated[int, Field(ge=1, le=64)] = 2
-    """Threads that check images by decoding."""
+    """Threads that decode, where `decode` asks for it."""
     memory_bytes: Annotated[int, Field(ge=1 << 20)] = 512 << 20
     """Bodies kept in memory; more wait in a temporary file until their turn in the shard comes."""
+
+    @field_validator("nameservers")
+    @classmethod
+    def _servers(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            parse_nameserver(entry)
+        return entries
 
     @field_validator("connect_to")
     @classmethod
@@ -106,9 +124,9 @@ class FetchConfig(StageConfig):
         return Limits(self.total_seconds, self.connect_seconds, self.read_seconds, self.max_bytes)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Fetched:
-    """What became of one URL. `reason` None: `body` is a verified image, described by `info`."""
+    """What became of one URL. `reason` None: `body` is an image, described by `info`."""
 
     url: str
     reason: str | None = None
@@ -120,30 +138,26 @@ class Fetched:
     content_type: str | None = None
     attempts: int = 0
     seconds: float = 0.0
-    fetched_at: datetime | None = None
-
-    def without_body(self) -> "Fetched":
-        """The same, light enough to be kept."""
-        return replace(self, body=None)
+    fetched_at: float | None = None
+    """Seconds since 1970, UTC."""
 
 
 class Fetcher:
     """Fetches URLs through one session; shared by everything in this process that downloads alike."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, config: FetchConfig, *, verifiers: Executor, check_hop: HopCheck
-    ) -> None:
-        self.config, self._session, self._verifiers, self._check_hop = config, session, verifiers, check_hop
+    def __init__(self, client: Client, config: FetchConfig, *, verifiers: Executor, check_hop: HopCheck) -> None:
+        self.config, self._client, self._verifiers, self._check_hop = config, client, verifiers, check_hop
         self._slots = asyncio.Semaphore(config.concurrency)
         self.gates = Gates(
             concurrency=config.concurrency_per_domain, requests_per_second=config.requests_per_second_per_domain
         )
+        self._limits = config.limits
         self._rules = SiteRules(
             self._request,
             self._check_target,
             robots=config.robots_txt,
             tdm=config.tdm_reservation,
-            limits=config.limits,
+            limits=self._limits,
             retries=Retries(config.max_attempts, config.retry_seconds),
         )
 
@@ -160,7 +174,8 @@ class Fetcher:
             if (again.wait_seconds or 0.0) > self.config.max_retry_after_seconds:
                 break
             await asyncio.sleep(wait)
-        return replace(result, attempts=attempt, seconds=time.monotonic() - started, fetched_at=datetime.now(UTC))
+        result.attempts, result.seconds, result.fetched_at = attempt, time.monotonic() - started, time.time()
+        return result
 
     async def _attempt(self, url: str) -> tuple[Fetched, Refusal | None]:
         """One try: the result, and the refusal when another try may help."""
@@ -177,7 +192,7 @@ class Fetcher:
             return result, refusal if refusal.retry else None
 
     def _next_hop(self, here: str, location: str, seen: set[str]) -> str:
-        target = canonical_url(location.encode("utf-8", "surrogateescape").decode("latin-1"), here)
+        target = canonical_url(location, here)
         if target is None or not target.startswith(("http://", "https://")):
             raise Refusal("bad_redirect", f"to {location[:200]!a}")
         if target in seen:
@@ -204,23 +219,23 @@ class Fetcher:
     async def _visit(self, url: str, *, first: bool) -> Response:
         parts = self._check_target(url, first=first)
         await self._rules.check(parts)
-        return await self._request(url, parts, self.config.limits, self._wants_body)
+        return await self._request(parts, self._limits, self._wants_body)
 
-    async def _request(self, url: str, parts: UrlParts, limits: Limits, wants: WantsBody) -> Response:
+    async def _request(self, parts: UrlParts, limits: Limits, wants: WantsBody) -> Response:
         """A request in the domain's turn and in one of the process's slots, taken in this order: a slot never waits."""
         while (wait := self.gates.pause_seconds(parts.host)) > 0:
             if wait > self.config.max_retry_after_seconds:
                 raise Refusal("rate_limited", f"{parts.host} wants no request for {wait:.0f} s")
             await asyncio.sleep(wait)
-        async with self.gates.of(registered_domain(parts.host)).turn(), self._slots:
+        async with self.gates.of(registered_domain(parts.host)), self._slots:
             try:
-                return await get(self._session, url, limits, wants)
+                return await self._client.get(parts, limits, wants)
             except Refusal as refusal:
                 if refusal.wait_seconds is not None:
                     self.gates.pause(parts.host, refusal.wait_seconds)
                 raise
 
-    def _wants_body(self, status: int, headers: CIMultiDictProxy[str]) -> bool:
+    def _wants_body(self, status: int, headers: Headers) -> bool:
         """Owners' wishes and the status, before a byte of the body is paid for."""
         if status in _REDIRECTS and "Location" in headers:
             return False
@@ -231,7 +246,7 @@ class Fetcher:
                 "rate_limited" if status == 429 else f"http_{status}", retry=status in _WORTH_RETRYING,
                 wait_seconds=retry_after_seconds(headers) if status in (429, 503) else None, status=status,
             )  # fmt: skip
-        directive = robots_tag_opt_out(headers.getall("X-Robots-Tag", []), PRODUCT, self.config.x_robots_tag)
+        directive = robots_tag_opt_out(headers.all_of("X-Robots-Tag"), PRODUCT, self.config.x_robots_tag)
         if directive is not None:
             raise Refusal("noai", f"X-Robots-Tag: {directive}", status=status)
         if self.config.tdm_reservation and tdm_header_reserved(headers):
@@ -239,18 +254,28 @@ class Fetcher:
         return True
 
     async def _verified(self, url: str, final_url: str, response: Response) -> Fetched:
-        content_type = response.headers.get("Content-Type")
-        result = Fetched(url, status=response.status, final_url=final_url, content_type=_printable(content_type))
+        content_type = _printable(response.headers.get("Content-Type"))
+        result = Fetched(url, status=response.status, final_url=final_url, content_type=content_type)
         if response.status in _REDIRECTS:
-            return replace(result, reason="bad_redirect", detail="no Location")
-        if not response.body:
-            return replace(result, reason="empty_body", detail="0 bytes")
-        check = partial(verify, response.body, max_pixels=self.config.max_pixels)
-        try:
-            info = await asyncio.get_running_loop().run_in_executor(self._verifiers, check)
-        except ImageError as error:
-            return replace(result, reason=error.reason, detail=error.detail)
-        return replace(result, body=response.body, info=info)
+            result.reason, result.detail = "bad_redirect", "no Location"
+        elif not response.body:
+            result.reason, result.detail = "empty_body", "0 bytes"
+        else:
+            try:
+                result.info = await self._checked(response.body)
+                result.body = response.body
+            except ImageError as error:
+                result.reason, result.detail = error.reason, error.detail
+        return result
+
+    async def _checked(self, body: bytes) -> ImageInfo:
+        """What the bytes are. Raises ImageError when they are no whole image."""
+        limit = self.config.max_pixels
+        info = probe_whole(body, max_pixels=limit)
+        if not self.config.decode and info.format not in UNMARKED:
+            return info
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._verifiers, lambda: verify(body, max_pixels=limit))
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:

@@ -1,24 +1,14 @@
-"""One bounded GET: whatever a server does, it ends in a response or in a Refusal, in bounded time and memory."""
+"""What one bounded GET is, whatever protocol carries it: its limits, its answer, and the refusals it may end in."""
 
 import asyncio
 import re
-import socket
-import ssl
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import aiohttp
-from aiohttp.abc import AbstractResolver
-from multidict import CIMultiDictProxy
-from yarl import URL
-
-from tasks.web.resolver import CheckedResolver, RefusedAddress
-
-_MAX_HEADERS, _MAX_HEADER_CHARS = 128, 8190
-_KEEP_SECONDS = 15.0
-_TIMED_OUT_LOOKUP = frozenset({socket.EAI_AGAIN})
+MAX_HEADERS, MAX_HEADER_BYTES, MAX_HEAD_BYTES = 128, 8190, 64 << 10
+MAX_DRAINED_BYTES = 16 << 10
+"""A body that nobody wants is read to its end when it is this short, since a new connection costs more."""
 
 
 class Refusal(Exception):
@@ -33,7 +23,40 @@ class Refusal(Exception):
         self.wait_seconds, self.status = wait_seconds, status
 
 
-@dataclass(frozen=True)
+class StaleConnection(Refusal):
+    """A kept connection was closed before our request came through: try on a new one."""
+
+    def __init__(self) -> None:
+        super().__init__("connection", "closed before it took the request", retry=True)
+
+
+class Headers(Mapping[str, str]):
+    """Header fields of a response: names in any case, the first of equal names unless all are asked for."""
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        self._values: dict[str, list[str]] = {}
+        for name, value in fields:
+            self._values.setdefault(name.lower(), []).append(value)
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()][0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def all_of(self, name: str) -> list[str]:
+        """Every value of a name, in the order they came."""
+        return self._values.get(name.lower(), [])
+
+    def tokens(self, name: str) -> list[str]:
+        """The comma-separated items of every value of a name, in lower case."""
+        return [item.strip().lower() for value in self.all_of(name) for item in value.split(",") if item.strip()]
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What one request may take."""
 
@@ -44,78 +67,122 @@ class Limits:
     cut: bool = False  # take the first `max_bytes` of a longer body instead of refusing it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Response:
     """Status, headers and, where it was wanted, the whole body."""
 
     status: int
-    headers: CIMultiDictProxy[str]
+    headers: Headers
     body: bytes
 
 
-WantsBody = Callable[[int, CIMultiDictProxy[str]], bool]
+WantsBody = Callable[[int, Headers], bool]
 """Looks at status and headers before a byte of the body is read; False skips the body, a Refusal may be raised."""
 
 
-@asynccontextmanager
-async def open_session(
-    resolver: CheckedResolver, *, user_agent: str, connections: int, verify_tls: bool
-) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session that connects only where `resolver` allows, without proxies, cookies or credentials."""
-    abstract: AbstractResolver = resolver
-    connector = aiohttp.TCPConnector(
-        resolver=abstract,
-        use_dns_cache=False,
-        socket_factory=resolver.open_socket,
-        limit=connections,
-        keepalive_timeout=_KEEP_SECONDS,
-        ssl=verify_tls,
-    )
-    async with aiohttp.ClientSession(
-        connector=connector,
-        headers={"User-Agent": user_agent, "Accept": "image/*,*/*;q=0.1", "Accept-Encoding": "identity"},
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        trust_env=False,
-        max_line_size=_MAX_HEADER_CHARS,
-        max_field_size=_MAX_HEADER_CHARS,
-        max_headers=_MAX_HEADERS,
-        timeout=aiohttp.ClientTimeout(total=None),
-    ) as session:
-        yield session
+class Exchange:
+    """One request on its way. A connection tells it what comes; it keeps the limits and holds the outcome.
+
+    One timer serves both limits of time: it looks when the first of them could be reached, and sets itself again.
+    """
+
+    __slots__ = ("_body", "_body_bytes", "_headers", "_limits", "_loop", "_outcome", "_status", "_timer", "_until",
+                 "_wants", "done", "on_timeout", "started", "touched", "wanted")  # fmt: skip
+
+    def __init__(
+        self, limits: Limits, wants: WantsBody, *, until: float, loop: asyncio.AbstractEventLoop,
+    ) -> None:  # fmt: skip
+        self._limits, self._wants, self._until, self._loop = limits, wants, until, loop
+        self.done: asyncio.Future[Response] = loop.create_future()
+        self.on_timeout: Callable[[], None] = lambda: None
+        self.touched = loop.time()
+        self._timer = loop.call_at(min(until, self.touched + limits.read_seconds), self._look_at_the_clock)
+        self._status, self._headers = 0, Headers()
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._outcome: Refusal | None = None
+        self.wanted, self.started = True, False
+
+    def head(self, status: int, headers: Headers, length: int | None) -> bool:
+        """Status, headers and the body's length where it is told. False: what follows is of no use to anybody."""
+        self.started, self.touched = True, self._loop.time()
+        self._status, self._headers = status, headers
+        try:
+            self.wanted = self._wants(status, headers)
+            if self.wanted and (length or 0) > self._limits.max_bytes and not self._limits.cut:
+                raise Refusal("too_large", f"Content-Length: {length}", status=status)
+        except Refusal as refusal:
+            self.wanted, self._outcome = False, refusal
+        return self.wanted or (length is not None and length <= MAX_DRAINED_BYTES)
+
+    def data(self, block: bytes) -> bool:
+        """A piece of the body. False: no more of it is needed, and the exchange is over."""
+        self.touched = self._loop.time()
+        self._body_bytes += len(block)
+        if not self.wanted:
+            if self._body_bytes > MAX_DRAINED_BYTES:
+                self.end()
+                return False
+            return True
+        self._body.append(block)
+        if self._body_bytes > self._limits.max_bytes:
+            if self._limits.cut:
+                self.end()
+            else:
+                self._settle(Refusal("too_large", f"more than {self._limits.max_bytes} bytes", status=self._status))
+            return False
+        return True
+
+    def end(self) -> None:
+        """The body is whole (or cut, where that was asked for)."""
+        if self._outcome is not None or not self.wanted:
+            self._settle(self._outcome or Response(self._status, self._headers, b""))
+            return
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        if len(body) > self._limits.max_bytes:
+            body = body[: self._limits.max_bytes]
+        try:
+            self._settle(Response(self._status, self._headers, plain(body, self._headers, self._limits)))
+        except Refusal as refusal:
+            self._settle(refusal)
+
+    def fail(self, refusal: Refusal) -> None:
+        """It ends here, by the network's fault; what the head has already decided stands."""
+        if self.started and not self.wanted:
+            self.end()
+        else:
+            refusal.status = refusal.status or (self._status or None)
+            self._settle(refusal)
+
+    def _settle(self, outcome: "Response | Refusal") -> None:
+        self._timer.cancel()
+        self._body = []
+        if self.done.done():  # whoever waited was cancelled
+            return
+        if isinstance(outcome, Refusal):
+            self.done.set_exception(outcome)
+        else:
+            self.done.set_result(outcome)
+
+    def _look_at_the_clock(self) -> None:
+        now, limits = self._loop.time(), self._limits
+        if now >= self._until:
+            self.fail(Refusal("timeout", f"not done in {limits.total_seconds:g} s"))
+        elif now - self.touched >= limits.read_seconds:
+            self.fail(Refusal("timeout", f"nothing for {limits.read_seconds:g} s"))
+        else:
+            at = min(self._until, self.touched + limits.read_seconds)
+            self._timer = self._loop.call_at(at, self._look_at_the_clock)
+            return
+        self.on_timeout()
+
+    def abandon(self) -> None:
+        """Nobody waits any more."""
+        self._timer.cancel()
+        self.done.cancel()
 
 
-async def get(session: aiohttp.ClientSession, url: str, limits: Limits, wants_body: WantsBody) -> Response:
-    """GET a canonical URL, following nothing. Raises Refusal with a drop reason."""
-    target = URL(url, encoded=True)
-    timeout = aiohttp.ClientTimeout(sock_connect=limits.connect_seconds, sock_read=limits.read_seconds)
-    try:
-        async with (
-            asyncio.timeout(limits.total_seconds),
-            session.get(target, allow_redirects=False, timeout=timeout) as response,
-        ):
-            body = b""
-            if wants_body(response.status, response.headers):
-                body = await _read_body(response, limits)
-            return Response(response.status, response.headers, body)
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise _refusal(error, limits) from error
-
-
-async def _read_body(response: aiohttp.ClientResponse, limits: Limits) -> bytes:
-    if (response.content_length or 0) > limits.max_bytes and not limits.cut:
-        raise Refusal("too_large", f"Content-Length: {response.content_length}", status=response.status)
-    body = bytearray()
-    async for block in response.content.iter_any():
-        body += block
-        if len(body) > limits.max_bytes:
-            if limits.cut:
-                break
-            raise Refusal("too_large", f"more than {limits.max_bytes} bytes", status=response.status)
-    return _plain(bytes(body[: limits.max_bytes]), response.headers, limits)
-
-
-def _plain(body: bytes, headers: Mapping[str, str], limits: Limits) -> bytes:
+def plain(body: bytes, headers: Headers, limits: Limits) -> bytes:
     """The body without the content coding that we did not ask for, unpacked to at most `limits.max_bytes`."""
     coding = headers.get("Content-Encoding", "identity").strip().lower()
     if coding in ("", "identity", "none"):
@@ -124,49 +191,15 @@ def _plain(body: bytes, headers: Mapping[str, str], limits: Limits) -> bytes:
         raise Refusal("undecodable", f"Content-Encoding: {coding[:40]}")
     unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
     try:
-        plain = unpacker.decompress(body, limits.max_bytes)
+        unpacked = unpacker.decompress(body, limits.max_bytes)
     except zlib.error:
         return body  # a header that lies: the bytes themselves will tell what they are
     if unpacker.unconsumed_tail and not limits.cut:
         raise Refusal("too_large", f"more than {limits.max_bytes} bytes when unpacked")
-    return plain
+    return unpacked
 
 
-def _refusal(error: Exception, limits: Limits) -> Refusal:
-    """What an error of the network means for the URL."""
-    cause = getattr(error, "os_error", None) or error
-    if isinstance(cause, RefusedAddress) or _mentions_refused(error):
-        return Refusal("private_address", str(cause))
-    match error:
-        case aiohttp.ClientConnectorDNSError():
-            code = cause.errno if isinstance(cause, socket.gaierror) else None
-            return Refusal("dns", str(cause), retry=code in _TIMED_OUT_LOOKUP)
-        case aiohttp.ClientSSLError() | ssl.SSLError() | ssl.CertificateError():
-            return Refusal("tls", _short(error))
-        case aiohttp.ConnectionTimeoutError():
-            return Refusal("timeout", f"no connection in {limits.connect_seconds:g} s", retry=True)
-        case aiohttp.SocketTimeoutError():
-            return Refusal("timeout", f"nothing for {limits.read_seconds:g} s")
-        case TimeoutError():
-            return Refusal("timeout", f"not done in {limits.total_seconds:g} s")
-        case aiohttp.ClientPayloadError():
-            return Refusal("truncated", _short(error), retry=True)
-        case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
-            return Refusal("connection", f"no HTTP: {_short(error)}")
-        case _:
-            return Refusal("connection", _short(error), retry=True)
-
-
-def _mentions_refused(error: BaseException | None) -> bool:
-    """Whether a refused address is the cause, also inside a group of connection attempts."""
-    while error is not None:
-        if isinstance(error, RefusedAddress):
-            return True
-        if isinstance(error, BaseExceptionGroup) and any(map(_mentions_refused, error.exceptions)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _short(error: Exception) -> str:
-    return re.sub(r"\s+", " ", str(error) or type(error).__name__)[:200]
+def short(error: BaseException | str) -> str:
+    """An error's message on one line, bounded."""
+    text = error if isinstance(error, str) else str(error) or type(error).__name__
+    return re.sub(r"\s+", " ", text)[:200]

@@ -6,21 +6,30 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
 
 from aiohappyeyeballs import AddrInfoType as AddrInfo
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from tasks.web.addresses import Address, Network, why_not_public
 
-Lookup = Callable[[str], Awaitable[Sequence[str]]]
-"""Host name → addresses as text. Raises OSError (socket.gaierror) when there are none."""
-
-_TTL_SECONDS = 300.0
-_FAILED_TTL_SECONDS = 30.0
+_UNTOLD_SECONDS = 300.0
+_LONGEST_SECONDS = 24 * 3600.0
+_FAILED_SECONDS = 30.0
 _LOOKUP_THREADS = 32
 _MAX_CACHED = 100_000
+
+
+class Answer(NamedTuple):
+    """Addresses of a name, as text, and how long they may be kept."""
+
+    addresses: Sequence[str]
+    seconds: float = _UNTOLD_SECONDS
+
+
+Lookup = Callable[[str], Awaitable[Answer]]
+"""Host name → all its addresses. Raises OSError (socket.gaierror) when there are none."""
 
 
 class RefusedAddress(OSError):
@@ -60,18 +69,34 @@ def find_endpoint(host: str, endpoints: Mapping[str, Endpoint]) -> Endpoint | No
     return endpoints.get("*")
 
 
+def parse_nameserver(text: str) -> str:
+    """ "192.0.2.1", "192.0.2.1:5353" or "[2001:db8::1]:5353" as c-ares writes it. Raises ValueError with the entry."""
+    try:
+        return f"[{address}]" if (address := ip_address(text.strip("[]"))).version == 6 else str(address)
+    except ValueError:
+        host, _, port = text.rpartition(":")
+    try:
+        address = ip_address(host.strip("[]"))
+        number = int(port)
+    except ValueError:
+        raise ValueError(f"name server {text!r} is no address. Write it as 192.0.2.1 or [2001:db8::1]:5353.") from None
+    if not 0 < number < 65536:
+        raise ValueError(f"name server {text!r}: {number} is no port.")
+    return f"[{address}]:{number}" if address.version == 6 else f"{address}:{number}"
+
+
 def system_lookup() -> Lookup:
     """The system's resolver (both A and AAAA), in threads of its own so that slow names do not hold up quick ones."""
     pool = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="lookup")
 
-    def look_up(host: str) -> list[str]:
+    def look_up(host: str) -> Answer:
         try:
             found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except UnicodeError as error:  # labels that are empty or longer than 63 characters
             raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
-        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        return Answer(list(dict.fromkeys(str(entry[4][0]) for entry in found)))
 
-    async def lookup(host: str) -> Sequence[str]:
+    async def lookup(host: str) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(pool, look_up, host)
 
     return lookup
@@ -83,11 +108,13 @@ class _Known:
     answer: asyncio.Task[list[Address]]
 
 
-class CheckedResolver(AbstractResolver):
-    """aiohttp's resolver that answers with public addresses only.
+class CheckedResolver:
+    """Public addresses only, cached.
 
     All addresses of a name are checked, and one that is not public refuses the name: a name that points inside and
-    outside is an attack or a mistake. Answers are kept for 5 minutes, failures for 30 seconds.
+    outside is an attack or a mistake. Answers are kept as long as their records say (a day at most; 5 minutes where
+    the system's resolver does not say), failures for 30 seconds; at most 100,000 names. However many wait for a name,
+    it is asked for once.
     """
 
     def __init__(
@@ -96,26 +123,19 @@ class CheckedResolver(AbstractResolver):
         self._lookup, self._allow_networks, self._connect_to = lookup, allow_networks, connect_to
         self._known: dict[str, _Known] = {}
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Checked addresses of a host. Raises RefusedAddress, or what the lookup raises."""
+    async def endpoints(self, host: str, port: int) -> list[tuple[Address, int]]:
+        """Checked (address, port) of a URL's host. Raises RefusedAddress, or what the lookup raises."""
         name = host.rstrip(".").lower()
         endpoint = find_endpoint(name, self._connect_to)
-        addresses = [ip_address(endpoint.address)] if endpoint else await self._addresses(name)
+        if endpoint is not None:
+            addresses, port = [_parsed(endpoint.address)], endpoint.port
+        elif (literal := _literal(name)) is not None:
+            addresses = [literal]
+        else:
+            addresses = await self._addresses(name)
         for address in addresses:
             self.check(address, name)
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address),
-                port=endpoint.port if endpoint else port,
-                family=socket.AF_INET if address.version == 4 else socket.AF_INET6,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for address in addresses
-        ]
+        return [(address, port) for address in addresses]
 
     def check(self, address: Address, host: str) -> None:
         """Raises RefusedAddress when an address may not be connected to."""
@@ -126,7 +146,7 @@ class CheckedResolver(AbstractResolver):
     def open_socket(self, info: AddrInfo) -> socket.socket:
         """The connector's socket factory: a last look at the very address that is about to be connected to."""
         family, kind, protocol, _, target = info
-        self.check(ip_address(str(target[0])), str(target[0]))
+        self.check(_parsed(str(target[0])), str(target[0]))
         return socket.socket(family, kind, protocol)
 
     async def _addresses(self, name: str) -> list[Address]:
@@ -136,25 +156,41 @@ class CheckedResolver(AbstractResolver):
             self._forget(now)
             answer = asyncio.ensure_future(self._look_up(name))
             answer.add_done_callback(lambda task: self._settle(name, task))
-            known = self._known[name] = _Known(now + _TTL_SECONDS, answer)
+            known = self._known[name] = _Known(float("inf"), answer)  # until it is there
         return await asyncio.shield(known.answer)
 
     async def _look_up(self, name: str) -> list[Address]:
-        found = [ip_address(text) for text in await self._lookup(name)]
+        answer = await self._lookup(name)
+        found = [ip_address(text) for text in answer.addresses]
         if not found:
             raise socket.gaierror(socket.EAI_NONAME, "no addresses")
+        kept_seconds = min(max(0.0, answer.seconds), _LONGEST_SECONDS)
+        if (known := self._known.get(name)) is not None:
+            self._known[name] = _Known(time.monotonic() + kept_seconds, known.answer)
         return found
 
     def _settle(self, name: str, answer: asyncio.Task[list[Address]]) -> None:
         if not answer.cancelled() and answer.exception() is not None:
-            self._known[name] = _Known(time.monotonic() + _FAILED_TTL_SECONDS, answer)
+            self._known[name] = _Known(time.monotonic() + _FAILED_SECONDS, answer)
 
     def _forget(self, now: float) -> None:
-        if len(self._known) > _MAX_CACHED:
+        if len(self._known) >= _MAX_CACHED:
             self._known = {name: known for name, known in self._known.items() if known.until > now}
-        if len(self._known) > _MAX_CACHED:
-            self._known.clear()
+        while len(self._known) >= _MAX_CACHED:  # the longest known go first; who waits for one keeps its task
+            del self._known[next(iter(self._known))]
 
     async def close(self) -> None:
         for known in self._known.values():
             known.answer.cancel()
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Address:
+    return ip_address(text)
+
+
+def _literal(host: str) -> Address | None:
+    try:
+        return ip_address(host.strip("[]"))
+    except ValueError:
+        return None

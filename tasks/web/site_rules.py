@@ -6,10 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from multidict import CIMultiDictProxy
-
 from tasks.web import robots
-from tasks.web.http import Limits, Refusal, Response, WantsBody
+from tasks.web.http import Headers, Limits, Refusal, Response, WantsBody
 from tasks.web.opt_out import TDMREP_MAX_BYTES, TDMREP_PATH, TdmRules, parse_tdmrep
 from tasks.web.robots import Robots, parse_robots
 from tasks.web.urls import UrlParts, canonical_url
@@ -22,7 +20,7 @@ _MAX_REDIRECTS = 5  # RFC 9309, 2.3.1.2
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NETWORK = frozenset({"dns", "rate_limited", "connection", "tls", "timeout", "private_address", "truncated"})
 
-Request = Callable[[str, UrlParts, Limits, WantsBody], Awaitable[Response]]
+Request = Callable[[UrlParts, Limits, WantsBody], Awaitable[Response]]
 
 
 class CheckTarget(Protocol):
@@ -114,7 +112,7 @@ class SiteRules:
         for _ in range(_MAX_REDIRECTS + 1):
             limits = replace(self._limits, max_bytes=max_bytes, cut=True)
             target = self._check_target(url, first=True)
-            response = await self._request(url, target, limits, _wants_rules)
+            response = await self._request(target, limits, _wants_rules)
             if response.status not in _REDIRECTS:
                 return response.body
             moved = canonical_url(response.headers.get("Location", ""), url)
@@ -124,7 +122,7 @@ class SiteRules:
         return b""
 
 
-def _wants_rules(status: int, headers: CIMultiDictProxy[str]) -> bool:
+def _wants_rules(status: int, headers: Headers) -> bool:
     """Body on 200; none on redirects and 4xx; 429 and 5xx mean that the owner cannot be asked (RFC 9309, 2.3.1.4)."""
     if status == 429 or status >= 500:
         raise Refusal("robots_txt", f"robots.txt answers HTTP {status}", retry=True, status=status)

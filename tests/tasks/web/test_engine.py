@@ -11,7 +11,7 @@ import pytest
 
 from tasks.web.engine import Engine
 from tasks.web.fetch import FetchConfig, Fetched
-from tasks.web.resolver import Lookup
+from tasks.web.resolver import Answer, Lookup
 from tests.tasks.web.hostile_web import IMAGE, HostileWeb, Request, reply, serve_hostile_web, tls_context
 
 Fetch = Callable[..., list[Fetched]]
@@ -166,9 +166,9 @@ def test_a_redirect_obeys_the_url_policy(web: HostileWeb, fetch: Fetch) -> None:
 
 
 def lookup_of(**hosts: list[str]) -> Lookup:
-    async def lookup(host: str) -> Sequence[str]:
+    async def lookup(host: str) -> Answer:
         try:
-            return hosts[host.partition(".")[0]]
+            return Answer(hosts[host.partition(".")[0]])
         except KeyError:
             raise socket.gaierror(socket.EAI_NONAME, "no such name") from None
 
@@ -214,9 +214,9 @@ def test_connect_to_does_not_open_closed_networks(web: HostileWeb, fetch: Fetch)
 def test_a_rebinding_name_never_reaches_the_address_that_was_not_checked(web: HostileWeb, fetch: Fetch) -> None:
     answers: list[str] = []
 
-    async def rebinding(host: str) -> Sequence[str]:
+    async def rebinding(host: str) -> Answer:
         answers.append("127.0.0.1")  # public on the first look would be 93.184.216.34; inside on every later one
-        return ["93.184.216.34"] if len(answers) == 1 else ["127.0.0.1"]
+        return Answer(["93.184.216.34"] if len(answers) == 1 else ["127.0.0.1"])
 
     url = f"http://rebinding.example:{web.port}/image.jpg"
     (result,) = fetch(
@@ -225,6 +225,21 @@ def test_a_rebinding_name_never_reaches_the_address_that_was_not_checked(web: Ho
     assert result.reason in ("timeout", "connection")  # the first, checked address; nobody answers there
     assert web.asked["rebinding.example/image.jpg"] == 0
     assert len(answers) == 1  # one look-up serves check and connection alike
+
+
+def test_a_name_whose_record_lasts_no_time_is_checked_again_at_every_connection(web: HostileWeb, fetch: Fetch) -> None:
+    answers: list[str] = []
+
+    async def rebinding(host: str) -> Answer:
+        answers.append(host)
+        return Answer(["93.184.216.34"] if len(answers) == 1 else ["127.0.0.1"], seconds=0)
+
+    url = f"http://rebinding2.example:{web.port}/image.jpg"
+    (result,) = fetch(
+        [url], lookup=rebinding, connect_to={}, allow_networks=(), robots_txt=False, tdm_reservation=False
+    )
+    assert (result.reason, len(answers)) == ("private_address", 2)
+    assert web.asked["rebinding2.example/image.jpg"] == 0
 
 
 def test_a_name_without_address_is_a_dns_drop(fetch: Fetch) -> None:
