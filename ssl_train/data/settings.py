@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from ssl_train.data.labels import ImageLabels, Labels, numbered
+from ssl_train.data.labels import ImageLabels, Labels
 from ssl_train.data.order import GlobalOrder, Order, ShardShuffle
 from ssl_train.data.parquet import ParquetImages
-from ssl_train.data.source import FolderImages, Images
+from ssl_train.data.source import FolderImages, Images, read_labels
 from ssl_train.data.tars import TarImages
 
 
@@ -66,10 +66,7 @@ class Data:
 
         Raises DataError for an image without a class, and for one of a class that has no number.
         """
-        if self.labels is None:
-            return None
-        said = images.label_texts(self.labels)
-        return numbered(said, names or self.labels.names(), key_of=lambda number: next(images.read([number])).key)
+        return None if self.labels is None else read_labels(images, self.labels, names)
 
     def order_of(self, images: Images, seed: int) -> Order:
         """The order of these images; a source that reads by blocks is told how many to keep."""

@@ -6,7 +6,7 @@ from posixpath import basename, splitext
 from sys import intern
 from typing import NamedTuple, Protocol
 
-from ssl_train.data.labels import Labels, LabelTexts
+from ssl_train.data.labels import ImageLabels, Labels, LabelTexts, numbered
 from ssl_train.errors import DataError
 from storage.filesystem import join, list_files, read_bytes
 
@@ -83,6 +83,15 @@ class FolderImages:
         below = (path.removeprefix(root).lstrip("/").split("/") for path in self._paths)
         texts = [intern(parts[0]) if len(parts) > 1 else "" for parts in below]
         return LabelTexts(texts, f"data.folder = {self._folder!r}", are_names=True)
+
+
+def read_labels(images: Images, labels: Labels, names: Sequence[str] | None = None) -> ImageLabels:
+    """The classes of all images, numbered as the given `names`, else as `labels.classes` lists them or images say.
+
+    Raises DataError for an image without a class, and for one of a class that has no number.
+    """
+    said = images.label_texts(labels)
+    return numbered(said, names or labels.names(), key_of=lambda number: next(images.read([number])).key)
 
 
 def is_image(path: str) -> bool:
