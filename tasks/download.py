@@ -1,16 +1,21 @@
-"""URLs → verified images: original bytes in tar shards, a row for every URL with what became of it."""
+"""URLs → images: original bytes in tar shards, a row for every URL with what became of it."""
 
 import hashlib
-from dataclasses import dataclass
+import json
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.errors import BadManifest
+from storage.filesystem import list_files, read_bytes, write_bytes
 from storage.images import FILE_EXTENSIONS
 from storage.layout import Layout
-from storage.manifest import Manifest
-from storage.records import image_schema
+from storage.manifest import FileEntry, Manifest, load_manifest
 from storage.samples import SampleWriter
 from storage.tables import count_drops, kept, read_table, write_table
 from tasks.stage import Outcome, Stage, stage_task
@@ -19,28 +24,31 @@ from tasks.web.engine import shared_engine
 from tasks.web.errors import EmptyCrawl
 from tasks.web.fetch import FetchConfig, Fetched
 from tasks.web.in_order import InOrder
+from tasks.web.known_bad import HashList, KnownBad, lists_key, load_known_bad
 from tasks.web.policy import Rules, judge_urls
+from tasks.web.rows import CARRIED, TIMING_COLUMNS, Rows, Stored, merged, numbers_to_retry
 
-SCHEMA = image_schema(
-    pa.field("page_url", pa.string()),
-    pa.field("alt", pa.string()),
-    pa.field("crawl_date", pa.string()),
-    pa.field("http_status", pa.int16()),
-    pa.field("final_url", pa.string()),  # after redirects
-    pa.field("content_type", pa.string()),  # as the server says; `format` is what the bytes say
-    pa.field("md5", pa.string()),  # for lists of known-bad files
-    # What follows differs from run to run; nothing may be computed from it.
-    pa.field("attempts", pa.int16()),
-    pa.field("seconds", pa.float32()),
-    pa.field("fetched_at", pa.timestamp("ms", tz="UTC")),
-)
-CARRIED = ("url", "page_url", "alt", "crawl_date")
-"""Columns of the URLs that stand in the result too."""
-TIMING_COLUMNS = ("attempts", "seconds", "fetched_at")
+__all__ = ["TIMING_COLUMNS", "Download", "download", "download_part"]
+
+VERSION = 2
+KNOWN_BAD = "known_bad"
+_MAY_PASS = (
+    "connection", "dns", "http_408", "http_500", "http_502", "http_503", "http_504", "rate_limited", "timeout",
+    "truncated",
+)  # fmt: skip
 
 
 class Download(FetchConfig):
-    """How images are fetched: limits, politeness, what owners' wishes are honoured."""
+    """How images are fetched: limits, politeness, what owners' wishes are honoured, what must not be kept."""
+
+    known_bad: tuple[HashList, ...] = ()
+    """Lists of known-bad files. A match is dropped as `known_bad`, never stored, and logged in the part's
+    `known_bad.jsonl`."""
+    only_failed_of: str | None = None
+    """An earlier download of the same URLs ("download/<fingerprint>", or its first characters): what it has is taken
+    over, and only what failed there for one of `retry_reasons` is fetched."""
+    retry_reasons: frozenset[str] = frozenset(_MAY_PASS)
+    """Drops of that earlier download that may have passed by now."""
 
 
 @stage_task(name="download")
@@ -50,16 +58,29 @@ def download(urls: Manifest, config: Download, layout: Layout) -> Manifest:
     The tar is the same to the byte whatever the order of arrival. Redirects obey the URL policy that made `urls`.
     Raises EmptyCrawl when not one image could be had.
     """
-    stage = Stage("download", version=1, config=config, inputs={"urls": urls}, layout=layout)
+    earlier = _earlier(config.only_failed_of, urls, layout)
+    bad = lists_key(config.known_bad)
+    stage = Stage(
+        "download",
+        version=VERSION,
+        config=config,
+        inputs={"urls": urls} | ({"earlier": earlier} if earlier else {}),
+        layout=layout,
+        also={"known_bad": bad} if bad else None,
+    )
     if stage.finished:
         return stage.reuse()
+    parts = urls.paths(".parquet")
+    before = earlier.paths(".parquet") if earlier else [None] * len(parts)
     outcomes = stage.map(
         download_part,
-        urls.paths(".parquet"),
+        [{"urls": part, "earlier": table} for part, table in zip(parts, before, strict=True)],
         config=config,
         policy=_policy_of(urls),
         lists=str(urls.config.get("also", {}).get("lists", "")),
         root=layout.root,
+        bad_key=bad,
+        recheck=earlier is not None and _known_bad_of(earlier) != (_plain(config.known_bad), bad),
     )
     if not any(outcome.rows_kept for outcome in outcomes):
         reasons = sorted({reason for outcome in outcomes for reason in outcome.drops})
@@ -76,96 +97,147 @@ def _policy_of(urls: Manifest) -> UrlPolicy:
     return UrlPolicy.model_validate(fields)
 
 
-def download_part(part: str, out: str, *, config: Download, policy: UrlPolicy, lists: str, root: str) -> Outcome:
-    """One part of URLs → part.tar with the original bytes and part.parquet with a row per URL, in the part's order."""
-    sources = kept(read_table(part, ["id", "drop", *CARRIED])).drop_columns(["drop"])
-    ids, urls = sources["id"].to_pylist(), sources["url"].to_pylist()
+def _earlier(reference: str | None, urls: Manifest, layout: Layout) -> Manifest | None:
+    """The download that `only_failed_of` names. Raises BadManifest when it is not one of these URLs."""
+    if reference is None:
+        return None
+    paths = list_files(layout.stage_manifests("download"))
+    found = [
+        one for path in paths if (one := load_manifest(posixpath.dirname(path))).inputs.get("urls") == urls.reference
+    ]
+    named = [one for one in found if one.reference.startswith(reference)]
+    if len(named) == 1:
+        return named[0]
+    what = "names several" if named else "is no"
+    raise BadManifest(
+        f"only_failed_of {reference!r} {what} finished download of these URLs ({urls.reference}). "
+        f"There is: {', '.join(one.reference for one in named or found) or 'none'}."
+    )
+
+
+def _known_bad_of(earlier: Manifest) -> tuple[Any, str]:
+    return earlier.config.get("known_bad", []), earlier.config.get("also", {}).get("known_bad", "")
+
+
+def _plain(lists: Sequence[HashList]) -> list[dict[str, Any]]:
+    return [one.deciding() for one in lists]
+
+
+@dataclass
+class _Bin:
+    """Where one part's images go: the tar, the rows, and the log of what must not be kept."""
+
+    tar: SampleWriter
+    rows: Rows
+    bad: KnownBad
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, source: Mapping[str, Any], fetched: Fetched, body: bytes | None) -> None:
+        """The next result: stored, or only written down."""
+        if body is None or fetched.info is None:
+            self.rows.add(fetched, None)
+            return
+        stored = Stored(hashlib.sha256(body).hexdigest(), hashlib.md5(body, usedforsecurity=False).hexdigest())
+        detail = self.judge(source, fetched.final_url, stored, body) if self.bad else None
+        if detail is None:
+            extension = FILE_EXTENSIONS[fetched.info.format]
+            stored.offset, stored.size = self.tar.add(source["id"], {extension: body})[extension]
+        else:
+            fetched.reason, fetched.detail = KNOWN_BAD, detail
+        self.rows.add(fetched, stored)
+
+    def judge(self, source: Mapping[str, Any], final_url: str | None, hashes: Stored, body: bytes) -> str | None:
+        """What a file matches, logged; None when it is in no list."""
+        match = self.bad.match(body, md5=hashes.md5, sha256=hashes.sha256)
+        if match is None:
+            return None
+        named = {name: source[name] for name in ("id", "url", "page_url")}
+        seen = {"final_url": final_url, "sha256": hashes.sha256, "md5": hashes.md5, **vars(match)}
+        self.log.append({"when": datetime.now(UTC).isoformat(timespec="seconds"), **named, **seen})
+        return f"{match.kind} in {posixpath.basename(match.list)}"
+
+
+def download_part(
+    part: Mapping[str, str | None],
+    out: str,
+    *,
+    config: Download,
+    policy: UrlPolicy,
+    lists: str,
+    root: str,
+    bad_key: str = "",
+    recheck: bool = False,
+) -> Outcome:
+    """One part of URLs → part.tar with the original bytes and part.parquet with a row per URL, in the part's order.
+
+    `recheck`: the lists of known-bad files are not those that the earlier download went by.
+    """
+    layout = Layout(root)
+    sources = kept(read_table(str(part["urls"]), ["id", "drop", *CARRIED])).drop_columns(["drop"])
+    earlier = _rows_of(part["earlier"], sources) if part["earlier"] else None
+    numbers = numbers_to_retry(earlier, sorted(config.retry_reasons)) if earlier is not None else None
+    todo = sources.take(pa.array(numbers, pa.int64())) if numbers is not None else sources
+    bad = load_known_bad(config.known_bad, bad_key)
+    with SampleWriter(f"{out}.tar") as tar:
+        bin_ = _Bin(tar, Rows(layout.relative(f"{out}.tar")), bad)
+        _fetch_all(todo, bin_, config=config, policy=policy, lists=lists)
+        if earlier is not None and recheck and bad:
+            earlier = _without_bad(earlier, bin_, layout)
+    table = bin_.rows.table(todo)
+    table = table if earlier is None or numbers is None else merged(earlier, table, numbers)
+    files = [write_table(f"{out}.parquet", table), tar.entry]
+    if bad:
+        files.append(_write_log(f"{out}.{KNOWN_BAD}.jsonl", bin_.log))
+    drops = count_drops(table)
+    facts = {"bytes_kept": pc.sum(table["image_bytes"]).as_py() or 0, "urls_fetched": todo.num_rows}
+    return Outcome(table.num_rows, table.num_rows - sum(drops.values()), drops, files, facts)
+
+
+def _fetch_all(todo: pa.Table, bin_: _Bin, *, config: Download, policy: UrlPolicy, lists: str) -> None:
+    """Every URL's image into the bin, in the table's order."""
+    sources = todo.to_pylist()
     engine = shared_engine(
         config, f"{policy.model_dump_json()} {lists}", lambda url: _check_hop(url, policy_rules(policy, lists))
     )
-    results = Results(Layout(root).relative(f"{out}.tar"))
-    with SampleWriter(f"{out}.tar") as tar:
 
-        def write(fetched: Fetched, body: bytes | None) -> None:
-            results.add(fetched, _stored(tar, ids[len(results)], fetched, body))
+    def take(fetched: Fetched, body: bytes | None) -> None:
+        bin_.take(sources[len(bin_.rows)], fetched, body)
 
-        with InOrder[Fetched](write, memory_bytes=config.memory_bytes) as in_order:
-            for number, fetched in engine.download(urls):
-                body, fetched.body = fetched.body, None
-                in_order.put(number, fetched, body)
-    table = results.table(sources)
-    entry = write_table(f"{out}.parquet", table)
-    drops = count_drops(table)
-    facts = {"bytes_kept": pc.sum(table["image_bytes"]).as_py() or 0}
-    return Outcome(len(urls), len(urls) - sum(drops.values()), drops, (entry, tar.entry), facts)
+    with InOrder[Fetched](take, memory_bytes=config.memory_bytes) as in_order:
+        for number, fetched in engine.download([source["url"] for source in sources]):
+            body, fetched.body = fetched.body, None
+            in_order.put(number, fetched, body)
+
+
+def _rows_of(path: str, sources: pa.Table) -> pa.Table:
+    """An earlier download's rows of these URLs. Raises BadManifest when they are of others."""
+    table = read_table(path)
+    if not table["id"].equals(sources["id"]):
+        raise BadManifest(f"{path} holds other URLs than the part that it should be of. Delete its stage's folder.")
+    return table
+
+
+def _without_bad(earlier: pa.Table, bin_: _Bin, layout: Layout) -> pa.Table:
+    """Taken-over rows judged by the lists of today: a match is dropped, and points to no bytes any more."""
+    rows = earlier.to_pylist()
+    for row in rows:
+        if row["drop"] is not None:
+            continue
+        body = read_bytes(layout.resolve(row["image_file"]), row["image_offset"], row["image_bytes"])
+        detail = bin_.judge(row, row["final_url"], Stored(row["sha256"], row["md5"]), body)
+        if detail is not None:
+            nowhere = dict.fromkeys(("image_file", "image_offset", "image_bytes", "width", "height", "format"))
+            row |= {"drop": KNOWN_BAD, "detail": detail, **nowhere}
+    return pa.Table.from_pylist(rows, schema=earlier.schema)
+
+
+def _write_log(path: str, log: Sequence[Mapping[str, Any]]) -> FileEntry:
+    data = "".join(json.dumps(line, sort_keys=True) + "\n" for line in log).encode()
+    write_bytes(path, data)
+    return FileEntry(posixpath.basename(path), len(log), len(data), hashlib.sha256(data).hexdigest())
 
 
 def _check_hop(url: str, rules: Rules) -> tuple[str, str | None] | None:
     reasons, details = judge_urls(pa.array([url]), rules)
     reason = reasons[0].as_py()
     return None if reason is None else (reason, details[0].as_py())
-
-
-@dataclass(slots=True)
-class Stored:
-    """Where one image's bytes lie and what they are."""
-
-    offset: int
-    size: int
-    sha256: str
-    md5: str
-
-
-def _stored(tar: SampleWriter, key: str, fetched: Fetched, body: bytes | None) -> Stored | None:
-    if body is None or fetched.info is None:
-        return None
-    sha256, md5 = hashlib.sha256(body).hexdigest(), hashlib.md5(body, usedforsecurity=False).hexdigest()
-    extension = FILE_EXTENSIONS[fetched.info.format]
-    return Stored(*tar.add(key, {extension: body})[extension], sha256, md5)
-
-
-class Results:
-    """The rows of one part as they come in: kept as objects, turned into columns at once, which costs a tenth."""
-
-    def __init__(self, image_file: str) -> None:
-        self._image_file = image_file
-        self._rows: list[tuple[Fetched, Stored | None]] = []
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def add(self, fetched: Fetched, stored: Stored | None) -> None:
-        """The next row."""
-        self._rows.append((fetched, stored))
-
-    def table(self, sources: pa.Table) -> pa.Table:
-        """The part's table: a row per row of `sources`, whose columns are carried over."""
-        fetched = [one for one, _ in self._rows]
-        stored = [one for _, one in self._rows]
-        infos = [one.info if place is not None else None for one, place in self._rows]
-        times = [None if one.fetched_at is None else round(one.fetched_at * 1000) for one in fetched]
-        columns: dict[str, Any] = {
-            "drop": [one.reason for one in fetched],
-            "detail": [one.detail for one in fetched],
-            "sha256": [one and one.sha256 for one in stored],
-            "width": [one and one.width for one in infos],
-            "height": [one and one.height for one in infos],
-            "format": [one and one.format for one in infos],
-            "image_file": [one and self._image_file for one in stored],
-            "image_offset": [one and one.offset for one in stored],
-            "image_bytes": [one and one.size for one in stored],
-            "http_status": [one.status for one in fetched],
-            "final_url": [one.final_url for one in fetched],
-            "content_type": [one.content_type for one in fetched],
-            "md5": [one and one.md5 for one in stored],
-            "attempts": [one.attempts for one in fetched],
-            "seconds": [one.seconds for one in fetched],
-            "fetched_at": pa.array(times, pa.timestamp("ms", tz="UTC")),
-        }
-        arrays = {name: sources[name] for name in sources.column_names} | columns
-        nothing = pa.nulls(len(self._rows))
-        return pa.table([_array(arrays.get(field.name, nothing), field.type) for field in SCHEMA], schema=SCHEMA)
-
-
-def _array(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    return values.cast(kind) if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values, kind)

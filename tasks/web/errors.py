@@ -4,7 +4,8 @@ AcquireError
 ├── CrawlNotFound     a crawl path, glob or listing that names nothing
 ├── MalformedCrawl    a file that is not what its name says (a WARC without one WARC record, a broken index)
 ├── EmptyCrawl        crawl files without a single page or image URL, or a policy that keeps none
-└── BadDomainList     a block or allow list that cannot be understood
+├── BadDomainList     a block or allow list that cannot be understood
+└── BadHashList       a list of known-bad files that cannot be understood
 
 Every message says what happened, where, and what to do about it.
 """
@@ -28,3 +29,7 @@ class EmptyCrawl(AcquireError):
 
 class BadDomainList(AcquireError):
     """A domain list that cannot be understood."""
+
+
+class BadHashList(AcquireError):
+    """A list of hashes that cannot be understood."""

@@ -1,0 +1,103 @@
+"""The rows of a download: one per URL, with where its image lies or why there is none."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.records import image_schema
+from tasks.web.fetch import Fetched
+
+CARRIED = ("url", "page_url", "alt", "crawl_date")
+"""Columns of the URLs that stand in the result too."""
+TIMING_COLUMNS = ("attempts", "seconds", "fetched_at")
+"""These differ from run to run; nothing may be computed from them."""
+SCHEMA = image_schema(
+    pa.field("page_url", pa.string()),
+    pa.field("alt", pa.string()),
+    pa.field("crawl_date", pa.string()),
+    pa.field("http_status", pa.int16()),
+    pa.field("final_url", pa.string()),  # after redirects
+    pa.field("content_type", pa.string()),  # as the server says; `format` is what the bytes say
+    pa.field("md5", pa.string()),  # for lists of known-bad files
+    pa.field("attempts", pa.int16()),
+    pa.field("seconds", pa.float32()),
+    pa.field("fetched_at", pa.timestamp("ms", tz="UTC")),
+)
+
+
+@dataclass(slots=True)
+class Stored:
+    """An image's hashes and where its bytes lie; nowhere (offset None) when they are not to be kept."""
+
+    sha256: str
+    md5: str
+    offset: int | None = None
+    size: int | None = None
+
+
+class Rows:
+    """Rows as they come in: kept as objects and turned into columns at once, a tenth of the cost of rows of dicts."""
+
+    def __init__(self, image_file: str) -> None:
+        self._image_file = image_file
+        self._fetched: list[Fetched] = []
+        self._stored: list[Stored | None] = []
+
+    def __len__(self) -> int:
+        return len(self._fetched)
+
+    def add(self, fetched: Fetched, stored: Stored | None) -> None:
+        """The next row."""
+        self._fetched.append(fetched)
+        self._stored.append(stored)
+
+    def table(self, sources: pa.Table) -> pa.Table:
+        """The rows, beside the `sources` (id and CARRIED) that they are of, in the same order."""
+        fetched, stored = self._fetched, self._stored
+        placed = [place is not None and place.offset is not None for place in stored]
+        infos = [one.info if here else None for one, here in zip(fetched, placed, strict=True)]
+        times = [None if one.fetched_at is None else round(one.fetched_at * 1000) for one in fetched]
+        columns: dict[str, Any] = {
+            "drop": [one.reason for one in fetched],
+            "detail": [one.detail for one in fetched],
+            "sha256": [one and one.sha256 for one in stored],
+            "width": [one and one.width for one in infos],
+            "height": [one and one.height for one in infos],
+            "format": [one and one.format for one in infos],
+            "image_file": [self._image_file if here else None for here in placed],
+            "image_offset": [one and one.offset for one in stored],
+            "image_bytes": [one and one.size for one in stored],
+            "http_status": [one.status for one in fetched],
+            "final_url": [one.final_url for one in fetched],
+            "content_type": [one.content_type for one in fetched],
+            "md5": [one and one.md5 for one in stored],
+            "attempts": [one.attempts for one in fetched],
+            "seconds": [one.seconds for one in fetched],
+            "fetched_at": pa.array(times, pa.timestamp("ms", tz="UTC")),
+        }
+        arrays = {name: sources[name] for name in sources.column_names} | columns
+        nothing = pa.nulls(len(self))
+        return pa.table([_array(arrays.get(field.name, nothing), field.type) for field in SCHEMA], schema=SCHEMA)
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    return values.cast(kind) if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values, kind)
+
+
+def merged(earlier: pa.Table, anew: pa.Table, numbers: Sequence[int]) -> pa.Table:
+    """An earlier part's rows with those of these numbers replaced by new ones, in the part's order."""
+    order = list(range(earlier.num_rows))
+    for place, number in enumerate(numbers):
+        order[number] = earlier.num_rows + place
+    return pa.concat_tables([earlier.select(SCHEMA.names), anew]).take(pa.array(order, pa.int64())).combine_chunks()
+
+
+def numbers_to_retry(earlier: pa.Table, reasons: Sequence[str]) -> list[int]:
+    """Numbers of the rows that were dropped for one of these reasons."""
+    again: list[int] = pc.indices_nonzero(
+        pc.is_in(earlier["drop"], value_set=pa.array(reasons, pa.string()))
+    ).to_pylist()
+    return again
