@@ -15,6 +15,7 @@ from ssl_train.losses.copies import copy_losses
 from ssl_train.methods.base import FORWARD_BACKWARD, Losses, MethodConfig, MethodNetworks
 from ssl_train.methods.blends import Blends
 from ssl_train.models import Model
+from ssl_train.models.descriptor import HEAD
 from ssl_train.models.gem import DescriptorHead
 from ssl_train.ops.gather import gathered_with_gradient
 
@@ -69,7 +70,7 @@ class SscdNetworks(MethodNetworks):
         head = DescriptorHead(
             backbone.dim, config.descriptor_dim, power=config.gem_power, learned_power=config.learn_gem_power
         )
-        super().__init__(nn.ModuleDict({"backbone": backbone, "descriptor_head": head}), None)
+        super().__init__(nn.ModuleDict({"backbone": backbone, HEAD: head}), None)
         self.config = config
 
     def loss(self, batch: Batch, step: int) -> Losses:
@@ -79,7 +80,7 @@ class SscdNetworks(MethodNetworks):
         if len(batch.local_crops):
             crops.append(batch.local_crops)
         seen = self.student["backbone"](crops)
-        descriptors = torch.cat([self.student["descriptor_head"](tokens.patches) for tokens in seen])
+        descriptors = torch.cat([self.student[HEAD](tokens.patches) for tokens in seen])
         related = shared_content(blended.contents(batch.num_images), len(descriptors), batch.num_images)
         first = len(descriptors) * (dist.get_rank() if dist.is_initialized() else 0)
         losses = copy_losses(

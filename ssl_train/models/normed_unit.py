@@ -31,13 +31,16 @@ class NormedUnit(Unit):
 
 @contextmanager
 def left_alone(module: nn.Module) -> Iterator[None]:
-    """Norms inside take no note of the batches that they see in the meantime."""
+    """Norms inside take no note of the batches that they see in the meantime: they write to copies.
+
+    They compute as they always do; a repetition that took another way would not fit what autograd keeps of the first.
+    """
     norms = [norm for norm in module.modules() if isinstance(norm, BatchNorm)]
-    before = [norm.keeps_statistics for norm in norms]
-    for norm in norms:
-        norm.keeps_statistics = False
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm, buffers in zip(norms, kept, strict=True):
+        norm._buffers.update({name: None if one is None else one.clone() for name, one in buffers.items()})
     try:
         yield
     finally:
-        for norm, kept in zip(norms, before, strict=True):
-            norm.keeps_statistics = kept
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)

@@ -1,4 +1,4 @@
-"""A vision transformer as encoder: teachers that this project trained, and published DINO and DINOv2 weights.
+"""A backbone as encoder: any that this project trained (ViT, ResNet, InternImage, ...), and published weights.
 
 Weights are read as tensors; no code of the file is run: .safetensors hold none, and a .pth (a pickle) goes, after its
 checksum, through torch's restricted unpickler, which refuses every class but tensors and plain containers.
@@ -19,18 +19,19 @@ TokenChoice = Literal["class", "class_and_mean_patch"]
 
 
 class VitEncoder(TorchConfig):
-    """A ViT: our own checkpoints (.safetensors) or published ones (.pth), recognised by the names of their tensors.
-
-    Size (S, B, L, H, g), patch (8, 14, 16, ...), registers and feed-forward net are read off the tensors' shapes.
+    """A ViT or another backbone: our own checkpoints (.safetensors), which say what they are, or published ones (.pth),
+    recognised by the names and shapes of their tensors: DINO's and DINOv2's ViTs, ResNets.
     """
 
     NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = TorchConfig.NOT_IN_FINGERPRINT | {"compiled"}
 
     kind: Literal["vit"] = "vit"
     side: Annotated[int, Field(ge=14, le=2048)] = 224
-    """Pixels of the square that the network sees, the middle of the picture; a multiple of the patch size."""
+    """Pixels of the square that the network sees, the middle of the picture; a multiple of the patch size (of what one
+    place of the last stage stands for: 32 in a ResNet)."""
     tokens: TokenChoice = "class"
-    """The class token, or it and the mean of the patch tokens."""
+    """The class token, or it and the mean of the patch tokens; a backbone without a class token gives its pooled one,
+    which is that mean."""
     compiled: bool = False
     """Compile the network at a worker's first batch: it takes about a minute, and pays where a worker encodes tens of
     thousands of images on a GPU."""
