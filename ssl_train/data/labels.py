@@ -110,8 +110,10 @@ def _own_names(found: set[str], said: LabelTexts) -> Iterator[str]:
 
 
 def _number(text: str, index: Mapping[str, int], said: LabelTexts) -> int | None:
-    """The number of a class by its name, or by itself."""
+    """The number of a class by its name, or by itself; a source with a list of names speaks of its own numbers."""
     if text in index:
         return index[text]
-    is_number = text.isdecimal() and not said.are_names and int(text) < len(index)
-    return int(text) if is_number else None
+    own = int(text) if text.isdecimal() and not said.are_names else -1
+    if said.names is not None:
+        return index.get(said.names[own]) if 0 <= own < len(said.names) else None
+    return own if 0 <= own < len(index) else None
