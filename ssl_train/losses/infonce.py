@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ssl_train.ops.gather import first_row, gathered, gathered_with_gradient
+from ssl_train.ops.gather import at_least_fp32, first_row, gathered, gathered_with_gradient
 
 
 class Contrast(NamedTuple):
@@ -30,11 +30,11 @@ def info_nce(queries: Float[Tensor, "rows dim"], keys: Float[Tensor, "rows dim"]
             loss += -log(exp(similarities[i]) / sum(exp(s) for s in similarities))
         loss *= 2 * tau / N
 
-    The factor makes the gradient's size independent of tau. Always in fp32.
+    The factor makes the gradient's size independent of tau. In fp32 at least.
     Source: MoCo v3 (arXiv 2104.02057), algorithm 1 and equation 1.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        q, k = F.normalize(queries.float(), dim=-1), F.normalize(keys.detach().float(), dim=-1)
+        q, k = F.normalize(at_least_fp32(queries), dim=-1), F.normalize(at_least_fp32(keys.detach()), dim=-1)
         logits = q @ gathered(k).T / temperature
         positives = torch.arange(len(q), device=q.device) + first_row(q)
         return Contrast(2 * temperature * F.cross_entropy(logits, positives), _top1(logits, positives))
@@ -68,10 +68,10 @@ def nt_xent(first: Float[Tensor, "rows dim"], second: Float[Tensor, "rows dim"],
             loss += -log(exp(cos(z[i], z[j]) / tau) / sum(others))
         loss /= 2 * N
 
-    Always in fp32. Source: SimCLR (arXiv 2002.05709), equation 1 and algorithm 1.
+    In fp32 at least. Source: SimCLR (arXiv 2002.05709), equation 1 and algorithm 1.
     """
     with torch.autocast(first.device.type, enabled=False):
-        own = [F.normalize(view.float(), dim=-1) for view in (first, second)]
+        own = [F.normalize(at_least_fp32(view), dim=-1) for view in (first, second)]
         views = [gathered_with_gradient(view) for view in own]
         everyone = torch.cat(views)  # all of the first views, then all of the second
         place = torch.arange(len(first), device=first.device) + first_row(first)
@@ -87,10 +87,10 @@ def regression_loss(predictions: Float[Tensor, "rows dim"], targets: Float[Tenso
 
         mean over i of 2 - 2 * cos(predictions[i], targets[i])
 
-    Always in fp32. Source: BYOL (arXiv 2006.07733), equation 2.
+    In fp32 at least. Source: BYOL (arXiv 2006.07733), equation 2.
     """
     with torch.autocast(predictions.device.type, enabled=False):
-        p, t = F.normalize(predictions.float(), dim=-1), F.normalize(targets.detach().float(), dim=-1)
+        p, t = F.normalize(at_least_fp32(predictions), dim=-1), F.normalize(at_least_fp32(targets.detach()), dim=-1)
         return (2 - 2 * (p * t).sum(-1)).mean()
 
 
@@ -101,7 +101,7 @@ def direction_spread(rows: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
     About 1 when directions are spread evenly, 0 when all rows point the same way: complete collapse.
     Source: SimSiam (arXiv 2011.10566), section 4.1.
     """
-    unit = F.normalize(rows.detach().float(), dim=-1)
+    unit = F.normalize(at_least_fp32(rows.detach()), dim=-1)
     return unit.var(0, unbiased=False).sum().sqrt()
 
 

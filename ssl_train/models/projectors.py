@@ -10,10 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ssl_train.ops.gather import num_ranks
+from ssl_train.ops.gather import at_least_fp32, num_ranks
+from ssl_train.ops.prototype_loss import Projected
 
+NORM_EPS = 1e-6  # in half precision 1e-12 is zero, and a zero row would become NaN
 MOMENTUM = 0.1
 """What a batch counts in BatchNorm's running statistics."""
 
@@ -65,10 +68,11 @@ class BatchNorm(_BatchNorm):
 
 @torch.no_grad()
 def all_moments(rows: Float[Tensor, "rows channels"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Number of rows of all processes, their mean [channels] and their (biased) variance [channels], in fp32."""
-    count = rows.new_full((1,), len(rows), dtype=torch.float32)
-    mean = rows.sum(0, dtype=torch.float32) / count.clamp_min(1)
-    squares = (rows.float() - mean).square_().sum(0)
+    """Number of rows of all processes, their mean [channels] and their (biased) variance [channels]."""
+    rows = at_least_fp32(rows)
+    count = rows.new_full((1,), len(rows))
+    mean = rows.sum(0) / count.clamp_min(1)
+    squares = (rows - mean).square_().sum(0)
     own = torch.cat([count, mean, squares])
     everyone = own.new_empty(num_ranks() * len(own))
     dist.all_gather_into_tensor(everyone, own)
@@ -90,7 +94,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         x, count, mean, inverse = ctx.saved_tensors
-        grad, normalised = grads[0].float(), _normalised(x, mean, inverse)
+        grad, normalised = at_least_fp32(grads[0]), _normalised(x, mean, inverse)
         sums = torch.cat([_rows_of(grad).sum(0), _rows_of(grad * normalised).sum(0)])
         dist.all_reduce(sums)
         grad_mean, grad_tilt = (_as_channels(part, x) for part in (sums / count).chunk(2))
@@ -99,7 +103,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def _normalised(x: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
-    return (x.float() - _as_channels(mean, x)) * _as_channels(inverse, x)
+    return (at_least_fp32(x) - _as_channels(mean, x)) * _as_channels(inverse, x)
 
 
 def _as_channels(numbers: Float[Tensor, " channels"], x: Tensor) -> Tensor:
@@ -155,3 +159,48 @@ class MlpHeadNet(nn.Sequential):
         if last_norm:
             layers.append(BatchNorm(widths[-1], affine=False))
         super().__init__(*layers)
+
+
+@dataclass(frozen=True)
+class SwavHead:
+    """An MLP, unit-length outputs, and prototypes of unit length; the defaults are SwAV's for ResNet-50."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    mlp: MlpHead = MlpHead(hidden_dim=2048, out_dim=128, num_layers=2, last_norm=False, bias=True)
+    """What comes before the prototypes."""
+    num_prototypes: Annotated[int, Field(ge=2)] = 3000
+    """Prototypes that an image can be assigned to."""
+
+    def row_flops(self, in_dim: int) -> float:
+        """Operations of one row's forward pass, prototypes included."""
+        return self.mlp.row_flops(in_dim) + 2.0 * self.mlp.out_dim * self.num_prototypes
+
+    def build(self, in_dim: int) -> "SwavHeadNet":
+        """The head, freshly initialised from torch's global random state."""
+        return SwavHeadNet(self.mlp.build(in_dim), self.mlp.out_dim, self.num_prototypes)
+
+
+class SwavHeadNet(nn.Module):
+    """[rows, dim] features to prototypes, short of the last product, under SwAV's published names (arXiv 2006.09882).
+
+    The prototypes' lengths are 1 because `normalise` makes them so after every step, not by what the forward pass
+    computes: their gradient is that of a free weight, as published.
+    """
+
+    def __init__(self, projection_head: MlpHeadNet, dim: int, num_prototypes: int) -> None:
+        super().__init__()
+        self.projection_head = projection_head
+        self.prototypes = nn.Linear(dim, num_prototypes, bias=False)
+        self.normalise()
+
+    def forward(self, x: Float[Tensor, "rows dim"]) -> Projected:
+        # A tensor of its own: a sharded head's gathered weight is gone after the forward pass.
+        return Projected(F.normalize(self.projection_head(x), dim=-1, eps=NORM_EPS), self.prototypes.weight.clone())
+
+    @torch.no_grad()
+    def normalise(self) -> None:
+        """Make every prototype one long; of a sharded head, those that this process holds."""
+        weight = self.prototypes.weight
+        rows = weight.to_local() if isinstance(weight, DTensor) else weight
+        rows.copy_(F.normalize(rows, dim=-1))

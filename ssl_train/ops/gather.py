@@ -18,6 +18,16 @@ def first_row(rows: Tensor) -> int:
     return dist.get_rank() * len(rows) if dist.is_initialized() else 0
 
 
+def at_least_fp32(tensor: Tensor) -> Tensor:
+    """Half precision made single: sums over a batch, and exponentials, want it."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def own_share(everyone: Float[Tensor, "all_rows dim"]) -> Float[Tensor, "rows dim"]:
+    """This process's part of rows that all of them have, so that each row is in one part."""
+    return everyone.tensor_split(num_ranks())[dist.get_rank()] if dist.is_initialized() else everyone
+
+
 @torch.no_grad()
 def gathered(rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "all_rows dim"]:
     """The rows of all processes, rank by rank, without a gradient. Every process has equally many."""
