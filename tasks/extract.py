@@ -2,24 +2,25 @@
 
 import posixpath
 from collections.abc import Iterator
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import pyarrow as pa
 from pydantic import Field
 
-from storage.filesystem import open_read
 from storage.layout import Layout
-from storage.manifest import Manifest
+from storage.manifest import FileEntry, Manifest
 from storage.records import verdict_schema
 from storage.tables import write_table
 from tasks.config import StageConfig
 from tasks.stage import Outcome, Stage, stage_task
+from tasks.web.allocator import keep_freed_memory
 from tasks.web.crawl_files import CrawlFile, find_crawl_files
+from tasks.web.crawl_stream import open_crawl_file
 from tasks.web.errors import EmptyCrawl
 from tasks.web.html_files import pages_of_html
 from tasks.web.html_images import ALL_WAYS, Srcset, Way
 from tasks.web.pages import Page, Reading, Tally
-from tasks.web.urls import canonical_url, name_url
+from tasks.web.urls import Base, canonical_url, name_url
 from tasks.web.warc import pages_of_warc
 from tasks.web.wat import pages_of_wat
 
@@ -33,20 +34,9 @@ SCHEMA = verdict_schema(
     pa.field("crawl_offset", pa.int64()),  # bytes into the crawl file (compressed), where the page's record starts
     pa.field("crawl_date", pa.string()),  # ISO 8601, UTC
 )
-_ROWS_PER_BATCH = 65536
-
-
-class FoundUrl(NamedTuple):
-    """A row's columns that differ within a crawl file."""
-
-    id: str
-    url: str | None
-    raw_url: str | None
-    page_url: str | None
-    alt: str | None
-    how: str
-    crawl_offset: int
-    crawl_date: str | None
+_FOUND = ("id", "url", "raw_url", "page_url", "alt", "how", "crawl_offset", "crawl_date")  # differ within a crawl file
+_ROWS_PER_BATCH = 20_000
+_ROWS_PER_FILE = 200_000
 
 
 class Extract(StageConfig):
@@ -68,7 +58,7 @@ class Extract(StageConfig):
 
 @stage_task(name="extract")
 def extract(config: Extract, layout: Layout) -> Manifest:
-    """One table per crawl file: a row for every image URL that its pages name.
+    """One table per crawl file (more for a large one): a row for every image URL that its pages name.
 
     Raises CrawlNotFound, MalformedCrawl, EmptyCrawl.
     """
@@ -87,54 +77,99 @@ def extract(config: Extract, layout: Layout) -> Manifest:
 
 
 def extract_part(part: CrawlFile, out: str, *, config: Extract) -> Outcome:
-    """One crawl file → one table, in the file's order. Memory: the file's rows, about 100 B each (Arrow)."""
+    """One crawl file → one table or more, in the file's order.
+
+    Memory: the rows of one table, whatever the size of the crawl file: 120 MB for 200,000 rows (they are held as lists,
+    then as Arrow, then as Parquet), and the page that is being read (some ten times its bytes).
+    """
+    keep_freed_memory()
     tally = Tally(posixpath.basename(part.path))
     reading = Reading(config.srcset, config.ways, config.max_page_bytes)
-    table = pa.Table.from_batches(_batches(part, reading, tally), schema=SCHEMA)
-    entry = write_table(f"{out}.parquet", table)
+    files: list[FileEntry] = []
+    for table in _tables(part, reading, tally):
+        name = f"{out}.parquet" if not files else f"{out}-{len(files):03d}.parquet"
+        files.append(write_table(name, table))
     facts: dict[str, Any] = {"pages": tally.pages, "passed_over": dict(tally.passed_over)}
     if tally.bad_records:
         facts["bad_records"] = tally.bad_records
-    return Outcome(table.num_rows, table.num_rows, files=(entry,), facts=facts)
+    rows = sum(entry.rows for entry in files)
+    return Outcome(rows, rows, files=files, facts=facts)
 
 
-def _batches(part: CrawlFile, reading: Reading, tally: Tally) -> Iterator[pa.RecordBatch]:
-    rows: list[FoundUrl] = []
+def _tables(part: CrawlFile, reading: Reading, tally: Tally) -> Iterator[pa.Table]:
+    """The rows of a crawl file in tables of at most about _ROWS_PER_FILE; at least one table, be it empty."""
+    rows, done = UrlRows(), 0
+    batches: list[pa.RecordBatch] = []
     for page in _pages(part, reading, tally):
-        rows += rows_of_page(page)
+        rows.add_page(page)
         if len(rows) >= _ROWS_PER_BATCH:
-            yield _batch(rows, part)
-            rows = []
-    if rows:
-        yield _batch(rows, part)
-
-
-def _batch(rows: list[FoundUrl], part: CrawlFile) -> pa.RecordBatch:
-    found = dict(zip(FoundUrl._fields, zip(*rows, strict=True), strict=True))
-    columns = [
-        pa.array(found[field.name], field.type)
-        if field.name in found
-        else pa.repeat(part.path if field.name == "crawl_file" else pa.scalar(None, field.type), len(rows))
-        for field in SCHEMA
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+            batches.append(rows.take_batch(part.path))
+            if len(batches) * _ROWS_PER_BATCH >= _ROWS_PER_FILE:
+                yield pa.Table.from_batches(batches, schema=SCHEMA)
+                batches, done = [], done + 1
+    if len(rows) or batches or not done:
+        yield pa.Table.from_batches([*batches, rows.take_batch(part.path)], schema=SCHEMA)
 
 
 def _pages(part: CrawlFile, reading: Reading, tally: Tally) -> Iterator[Page]:
     if part.kind == "html":
         yield from pages_of_html(part.path, reading, tally)
         return
-    with open_read(part.path) as file:
+    with open_crawl_file(part.path) as file:
         yield from (pages_of_wat if part.kind == "wat" else pages_of_warc)(file, reading, tally)
 
 
-def rows_of_page(page: Page) -> Iterator[FoundUrl]:
-    """A row for each distinct image URL of a page, in document order; the first way that names it counts."""
-    page_url = page.url or None
-    base = (canonical_url(page.content.base, page_url) if page.content.base else None) or page_url
-    seen: set[str] = set()
-    for image in page.images:
-        name = name_url(image.url, base)
-        if name.id not in seen:
-            seen.add(name.id)
-            yield FoundUrl(name.id, name.url, name.raw, page_url, image.alt, image.how, page.offset, page.date)
+class UrlRows:
+    """Rows of SCHEMA, gathered by column: a row costs list appends and no object of its own."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[Any]] = {name: [] for name in _FOUND}
+
+    def __len__(self) -> int:
+        return len(self._columns["id"])
+
+    def add_page(self, page: Page) -> None:
+        """A row for each distinct image URL of a page, in document order; the first way that names it counts."""
+        page_url = page.url or None
+        base = page_base(page.content.base, page_url)
+        ids, urls, raws, _, alts, hows, _, _ = self._columns.values()
+        before = len(ids)
+        written: set[str] = set()
+        seen: set[str] = set()
+        for raw, how, alt in page.images:
+            if raw in written:
+                continue
+            written.add(raw)
+            name = name_url(raw, base)
+            if name.id not in seen:
+                seen.add(name.id)
+                ids.append(name.id)
+                urls.append(name.url)
+                raws.append(name.raw)
+                alts.append(alt)
+                hows.append(how)
+        count = len(ids) - before
+        for column, value in (("page_url", page_url), ("crawl_offset", page.offset), ("crawl_date", page.date)):
+            self._columns[column] += [value] * count
+
+    def take_batch(self, crawl_file: str) -> pa.RecordBatch:
+        """The rows so far as Arrow; the lists are empty afterwards."""
+        rows = len(self)
+        same = {"crawl_file": pa.repeat(crawl_file, rows)}
+        columns = [
+            pa.array(self._columns[field.name], field.type)
+            if field.name in self._columns
+            else same.get(field.name, pa.nulls(rows, field.type))
+            for field in SCHEMA
+        ]
+        for column in self._columns.values():
+            column.clear()
+        return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def page_base(href: str | None, page_url: str | None) -> Base:
+    """What a page's URLs are relative to: its <base href>, unless that is no URL, or one of script or data (HTML
+    4.2.3), else the page's own URL."""
+    own = canonical_url(page_url) if page_url else None
+    base = canonical_url(href, own) if href else None
+    return Base(own if base is None or base.startswith(("data:", "javascript:")) else base)

@@ -1,6 +1,8 @@
 """Every way an HTML page names an image, found by lexbor (a browser-grade parser in C)."""
 
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
@@ -13,9 +15,21 @@ Srcset = Literal["largest", "all"]
 ALL_WAYS: tuple[Way, ...] = ("img", "srcset", "picture", "lazy", "noscript", "og_image", "image_src")
 
 _MAX_ALT_CHARS = 2048
-_SELECTOR = "base, img, source, meta[property], meta[name], link[rel]"
-# A page without any of these names no image; most of parsing's cost is saved on such pages.
-_WORTH_PARSING = (b"<img", b"<image", b"<source", b"og:image", b"image_src")
+# One walk over the tree, in C: what does not name an image never becomes a Python object.
+_SELECTOR = (
+    'img, source, base, noscript, meta[property^="og:image" i], meta[name^="og:image" i], link[rel~="image_src" i]'
+)
+# A page without any of these names no image, and is not parsed: <img, <image, <source; og:image; image_src. Each begins
+# with a literal that is rare in a page, which the regex engine looks for with memchr: three such scans cost less than
+# one search for a longer needle, and a third of lowering the page first.
+_MARKS = tuple(map(re.compile, (rb"<(?:[iI][mM]|[sS][oO])", rb":[iI][mM][aA][gG][eE]", rb"_[sS][rR][cC]")))
+_TAIL_MARKS = (*_MARKS, re.compile(rb"<[bB][aA][sS][eE]"))
+_USUAL_MARK = b"<img"
+_MIN_KEPT_BYTES = 1024  # where a <meta charset> is looked for
+_MIN_TAIL_BYTES = 2048
+_SENTINEL = "urn:curate-lvd:end-of-images"
+_SENTINEL_TAG = f'<img src="{_SENTINEL}">'.encode()
+_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 _LAZY_URL = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-original-src", "data-url", "data-echo")
 _LAZY_SRCSET = ("data-srcset", "data-lazy-srcset", "data-original-set")
@@ -47,31 +61,69 @@ def images_of_page(
     body: bytes, http_charset: str | None = None, *, srcset: Srcset = "largest", ways: frozenset[Way] | None = None
 ) -> PageImages:
     """Images that a page names. `ways` limits the ways that count (None: all); pages are never executed."""
-    lower = body.lower()
-    if not any(mark in lower for mark in _WORTH_PARSING) and not body.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if not _may_name_images(body):
         return PageImages(None, [])
     text = page_text(body, http_charset)
-    page = LexborHTMLParser(text.content, encoding=text.sniff)
-    names = ImageNames(srcset, frozenset(ALL_WAYS) if ways is None else ways)
-    noscript = {node.mem_id for node in page.css("noscript img, noscript source")} if b"<noscript" in lower else ()
+    shortened = _without_tail(text.content)
+    nodes = [] if shortened is None else LexborHTMLParser(shortened, encoding=text.sniff).css(_SELECTOR)
+    if not _take_sentinel(nodes):
+        nodes = LexborHTMLParser(text.content, encoding=text.sniff).css(_SELECTOR)
+    return _read_nodes(nodes, ImageNames(srcset, frozenset(ALL_WAYS) if ways is None else ways))
+
+
+def _read_nodes(nodes: list[LexborNode], names: "ImageNames") -> PageImages:
+    inside_noscript: set[int] = set()
     base: str | None = None
-    for node in page.css(_SELECTOR):
-        match node.tag:
-            case "img" | "source" as tag:
-                _visit_image(names, node, tag, inside_noscript=node.mem_id in noscript)
-            case "meta":
-                names.meta(node.attributes)
-            case "link":
-                names.link(node.attributes.get("rel"), node.attributes.get("href"))
-            case "base" if base is None:
-                base = node.attributes.get("href")
+    for node in nodes:
+        tag = node.tag
+        if tag == "img" or tag == "source":
+            _visit_image(names, node, tag, bool(inside_noscript) and node.mem_id in inside_noscript)
+        elif tag == "noscript":
+            inside_noscript.update(inner.mem_id for inner in node.css("img, source"))
+        elif tag == "base":
+            base = node.attributes.get("href") if base is None else base
+        elif tag == "meta":
+            names.meta(node.attributes)
+        else:
+            names.link(node.attributes.get("rel"), node.attributes.get("href"))
     return PageImages(base, names.images)
 
 
-def _visit_image(names: "ImageNames", node: LexborNode, tag: str, *, inside_noscript: bool) -> None:
+def _without_tail(content: str | bytes) -> bytes | None:
+    """The page up to its last <img>, and a sentinel; None when that saves little, or something of use comes later.
+
+    Where the parser makes an element of the sentinel, it was between two tags there: all that stands before was read
+    as in the whole page, and nothing that follows names an image. Else (the last "<img" stood in a comment, a script,
+    an attribute) the whole page is parsed. A quarter of a documentation page lies behind its last image.
+    """
+    if not isinstance(content, bytes):
+        return None
+    end = content.find(b">", content.rfind(_USUAL_MARK)) + 1
+    if end < _MIN_KEPT_BYTES or len(content) - end < _MIN_TAIL_BYTES:
+        return None
+    if any(mark.search(content, end) for mark in _TAIL_MARKS):
+        return None
+    return content[:end] + _SENTINEL_TAG
+
+
+def _take_sentinel(nodes: list[LexborNode]) -> bool:
+    """Remove the sentinel, which is last unless it stood in a table; False when it is not there."""
+    for place in range(len(nodes) - 1, -1, -1):
+        if nodes[place].tag == "img" and nodes[place].attributes.get("src") == _SENTINEL:
+            del nodes[place]
+            return True
+    return False
+
+
+def _may_name_images(body: bytes) -> bool:
+    return any(mark.search(body) for mark in _MARKS) or body.startswith(_UTF16_BOMS)
+
+
+def _visit_image(names: "ImageNames", node: LexborNode, tag: str, inside_noscript: bool) -> None:
     attributes = node.attributes
-    alt = attributes.get("alt")
-    if tag == "source":
+    if tag == "img":
+        alt = attributes.get("alt")
+    else:
         parent = node.parent
         if parent is None or parent.tag != "picture":  # of <video> or <audio>
             return
@@ -79,8 +131,19 @@ def _visit_image(names: "ImageNames", node: LexborNode, tag: str, *, inside_nosc
         image = parent.css_first("img")
         alt = image.attributes.get("alt") if image is not None else None
     for name, value in attributes.items():
-        if name in _ATTRIBUTES:
+        if value and name in _ATTRIBUTES:
             names.attribute(tag, name, value, alt, inside_noscript=inside_noscript)
+
+
+@lru_cache(maxsize=64)
+def _counted(tag: str, ways: frozenset[Way], inside_noscript: bool) -> dict[str, tuple[str, bool]]:
+    """Attribute → (where it stood, holds a srcset), of those that count on such an element."""
+    prefix = f"noscript:{tag}@" if inside_noscript else f"{tag}@"
+
+    def way_of(way: Way) -> Way:
+        return "noscript" if inside_noscript else "picture" if tag == "source" else way
+
+    return {name: (prefix + name, is_srcset) for name, (way, is_srcset) in _ATTRIBUTES.items() if way_of(way) in ways}
 
 
 class ImageNames:
@@ -94,15 +157,16 @@ class ImageNames:
         self, tag: str, name: str, value: str | None, alt: str | None, *, inside_noscript: bool = False
     ) -> None:
         """An attribute of <img> or of a picture's <source>; others than those that name an image are passed over."""
-        kind = _ATTRIBUTES.get(name)
-        if kind is None or not value:
+        counted = _counted(tag, self.ways, inside_noscript).get(name)
+        if counted is None or not value:
             return
-        way, is_srcset = kind
-        if ("noscript" if inside_noscript else "picture" if tag == "source" else way) not in self.ways:
+        how, is_srcset = counted
+        if not is_srcset:
+            self._add(how, value, alt)
             return
-        how = f"noscript:{tag}@{name}" if inside_noscript else f"{tag}@{name}"
-        for url in self._urls(value) if is_srcset else (value,):
-            self._add(how, url, alt)
+        candidates = parse_srcset(value)
+        for candidate in candidates if self.all_candidates else largest(candidates):
+            self._add(how, candidate.url, alt)
 
     def meta(self, attributes: Mapping[str, str | None]) -> None:
         """A <meta>: og:image and its two synonyms."""
@@ -115,15 +179,11 @@ class ImageNames:
         if "image_src" in self.ways and rel and "image_src" in rel.lower().split():
             self._add("link@image_src", href, None)
 
-    def _urls(self, srcset: str) -> list[str]:
-        candidates = parse_srcset(srcset)
-        return [candidate.url for candidate in (candidates if self.all_candidates else largest(candidates))]
-
     def _add(self, how: str, url: str | None, alt: str | None) -> None:
         if url and not url.isspace():
-            self.images.append(FoundImage(url, how, _one_line(alt)))
+            self.images.append(FoundImage(url, how, _one_line(alt) if alt else None))
 
 
-def _one_line(text: str | None) -> str | None:
+def _one_line(text: str) -> str | None:
     """Alternative text in one line, bounded; None when there is none."""
-    return " ".join(text[:_MAX_ALT_CHARS].split()) or None if text else None
+    return " ".join(text[:_MAX_ALT_CHARS].split()) or None

@@ -19,6 +19,16 @@ _CANONICAL = re.compile(
 )
 
 
+# References and bases whose canonical form is plain concatenation: only characters that the URL standard leaves as they
+# are, no empty segment and none that starts with a dot, a host whose last label is a word (no IPv4 in disguise) and
+# without "xn--". Most URLs of real pages are such, and their joining costs a third.
+_SEGMENT = r"[A-Za-z0-9_~$&()*+,;=@!-][A-Za-z0-9_~$&()*+,;=@!.-]*"
+_PLAIN_PATH = rf"/(?:{_SEGMENT}/)*(?:{_SEGMENT})?(?:\?[A-Za-z0-9_~$&()*+,;=@!.:/?-]*)?"
+_PLAIN_HOST = r"(?:[a-z0-9](?:[a-z0-9]|-(?!-))*\.)+[a-z]{2,}"
+_PLAIN_REFERENCE = re.compile(rf"(?P<relative>{_SEGMENT}(?:/{_SEGMENT})*)|(?P<rooted>{_PLAIN_PATH})")
+_PLAIN_URL = re.compile(rf"(?P<origin>https?://{_PLAIN_HOST})(?P<path>{_PLAIN_PATH})")
+
+
 class UrlName(NamedTuple):
     """How a URL of a page is stored. `url` is None when no browser could make a URL of `raw`."""
 
@@ -46,13 +56,31 @@ def canonical_url(raw: str, base: str | None = None) -> str | None:
     return href
 
 
-def name_url(raw: str, base: str | None = None) -> UrlName:
+class Base:
+    """What the relative URLs of one page are resolved against. Equal to `canonical_url(raw, base)`, and faster."""
+
+    def __init__(self, base: str | None) -> None:
+        self.url = base
+        plain = _PLAIN_URL.fullmatch(base) if base is not None else None
+        self._origin = plain["origin"] if plain is not None else None
+        self._folder = f"{plain['origin']}{plain['path'].partition('?')[0].rpartition('/')[0]}/" if plain else None
+
+    def join(self, raw: str) -> str | None:
+        """The canonical URL of what the page wrote, or None when there is no such URL."""
+        if self._origin is not None and self._folder is not None:
+            reference = _PLAIN_REFERENCE.fullmatch(raw)
+            if reference is not None:
+                return (self._folder if reference.lastgroup == "relative" else self._origin) + raw
+        return raw if _PLAIN_URL.fullmatch(raw) is not None else canonical_url(raw, self.url)
+
+
+def name_url(raw: str, base: "str | Base | None" = None) -> UrlName:
     """Canonical URL and id of what a page wrote; equal URLs have equal ids whatever page they stand on."""
     raw = raw.strip(_STRIPPED)
     if raw[:5].lower() == "data:":
         short = _cut(raw, _DATA_CHARS)
         return UrlName(url_id(short), short, None)
-    url = canonical_url(raw, base)
+    url = base.join(raw) if isinstance(base, Base) else canonical_url(raw, base)
     if url is None:
         return UrlName(url_id(f"unparsable {raw}"), None, _cut(raw, MAX_STORED_CHARS))
     return UrlName(url_id(url), _cut(url, MAX_STORED_CHARS), None if raw == url else _cut(raw, MAX_STORED_CHARS))
