@@ -112,7 +112,7 @@ def dump_config(config: TrainConfig) -> str:
 def check_config(config: TrainConfig, world_size: int) -> None:
     """What no single part can check. Raises ConfigError naming the settings that contradict each other."""
     data, method, patch = config.data, config.method, config.model.patch_size
-    augment, knn = config.augment, config.metrics.knn
+    augment, knn, classify = config.augment, config.metrics.knn, config.metrics.classify
     rules = {
         "output_dir is empty: give the folder in which the run shall live": not config.output_dir,
         f"output_dir = {config.output_dir} must be a local or mounted folder": is_url(config.output_dir),
@@ -130,6 +130,13 @@ def check_config(config: TrainConfig, world_size: int) -> None:
         and bool(knn.shards) == (knn.folder is not None),
         f"method.masks hides patches, for which model.kind = {config.model.kind} has no token; a ViT has one with "
         "model.mask_token = true": method.masks.hides and not config.model.mask_token,
+        "metrics.classify needs method.kind = supervised": classify is not None and method.kind != "supervised",
+        "method.kind = supervised needs data.labels ({} for the usual places)": method.kind == "supervised"
+        and data.labels is None,
+        f"augment.kind = {augment.kind} gives {augment.num_views} large crop(s) of an image, "
+        f"method.kind = {method.kind} takes {method.num_views}": augment.num_views != method.num_views,
+        f"metrics.classify.pixels must be a whole number of model.patch_size = {patch}": classify is not None
+        and (classify.pixels or patch) % patch != 0,
         **method.rules(data.batch_images // world_size),
     }
     broken = [message for message, is_broken in rules.items() if is_broken]

@@ -15,6 +15,7 @@ from typing import IO, Annotated, Any
 import torch
 from pydantic import ConfigDict, Field
 
+from ssl_train.evaluate.classify import Classify
 from ssl_train.evaluate.probe import KnnProbe
 from ssl_train.health import HISTORY_LINES, find_warnings
 from ssl_train.sinks import Mlflow, Wandb, open_sinks
@@ -38,6 +39,8 @@ class Metrics:
     """Tell which share of the device's own peak (measured at the start) the run reaches; null does so on CUDA alone."""
     knn: KnnProbe | None = None
     """Accuracy of the teacher on labelled images while it trains; null for none."""
+    classify: Classify | None = None
+    """Top-1 and top-5 accuracy of a classifier on validation images while it trains; null for none."""
     tensorboard: bool = False
     """Write the numbers to OUTPUT_DIR/tensorboard too."""
     wandb: Wandb | None = None
@@ -47,7 +50,10 @@ class Metrics:
 
     def is_due(self, step: int, num_steps: int) -> bool:
         """Whether there is a line after `step` finished steps of `num_steps`."""
-        return step == num_steps or step % self.every_steps == 0 or (self.knn is not None and self.knn.is_due(step))
+        looks = (self.knn is not None and self.knn.is_due(step)) or (
+            self.classify is not None and self.classify.is_due(step, num_steps)
+        )
+        return looks or step == num_steps or step % self.every_steps == 0
 
 
 class Silence:

@@ -20,7 +20,7 @@ from ssl_train.data.loader import Batches, build_loader
 from ssl_train.data.order import mixed
 from ssl_train.distributed import Means, World
 from ssl_train.errors import NonFiniteLossError
-from ssl_train.evaluate.probe import knn_top1
+from ssl_train.evaluate.looks import Looks
 from ssl_train.flops import ideal_image_seconds
 from ssl_train.methods import Losses, MethodNetworks
 from ssl_train.metrics import MetricsLog, Silence
@@ -63,7 +63,13 @@ class Trainer:
             world=world,
         )
         self.checkpoints = Checkpoints(config.output_dir, config.checkpoint, facts=identity(config), world=world)
-        self.labelled = None if config.metrics.knn is None else config.metrics.knn.open()
+        self.looks = Looks(
+            config.metrics,
+            None if batches.labels is None else batches.labels.names,
+            num_steps=config.num_steps,
+            precision=config.precision,
+            world=world,
+        )
         self.stop = threading.Event()
         self._skipped = self._skipped_in_a_row = self._undecodable = 0
 
@@ -174,19 +180,8 @@ class Trainer:
             "lr": self.schedules.lr(step),
             "weight_decay": self.schedules.weight_decay(step),
             **self.networks.scheduled(step),
-            **self._accuracy(step + 1, metrics),
+            **self.looks.at(step + 1, self.networks, metrics),
         }
-
-    def _accuracy(self, step: int, metrics: "MetricsLog | Silence") -> dict[str, float]:
-        knn = self.config.metrics.knn
-        if knn is None or self.labelled is None or not knn.is_due(step):
-            return {}
-        self.networks.teacher.eval()
-        with compute_in(self.config.precision, self.world):
-            top1, broken = knn_top1(self.networks.teacher_backbone, self.labelled, knn, self.world)
-        self.networks.train()
-        metrics.say(f"step {step}: k-NN top-1 {top1:.2f} %" + (f", {broken} images undecodable" if broken else ""))
-        return {"knn_top1": top1}
 
     def _saves(self, step: int) -> bool:
         is_last = step == self.config.num_steps

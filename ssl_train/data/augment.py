@@ -1,7 +1,7 @@
 """Multi-crop augmentation as DINOv2 trains with it: which boxes are cut, and the chances of each change of colour."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -56,6 +56,9 @@ class MultiCrop:
     device: Literal["host", "device"] = "host"
     """Where colours change, by the same draws: `host`, in the loader's processes, or `device`, in batches where the
     networks are, which leaves the host to decode, cut and resize."""
+
+    num_views: ClassVar[int] = 2
+    """Large crops of an image."""
 
     def plan(self, height: int, width: int, rng: np.random.Generator) -> "Plan":
         """Which boxes of an image of this size in pixels become crops, and how; all chance comes from `rng`."""

@@ -74,6 +74,8 @@ class CopyCrops:
     jpeg_quality: tuple[Annotated[int, Field(ge=1, le=100)], Annotated[int, Field(ge=1, le=100)]] = (1, 100)
     """At a quality between these."""
 
+    num_views: ClassVar[int] = 2
+    """Large crops of an image."""
     num_local: ClassVar[int] = 0
     device: ClassVar[str] = "host"
 

@@ -96,6 +96,8 @@ class Labelled:
     mix: Mix | None = field(default_factory=Mix)
     """Mixing with other images of the batch; null for none."""
 
+    num_views: ClassVar[int] = 1
+    """Large crops of an image."""
     num_local: ClassVar[int] = 0
     """There are no small crops."""
 

@@ -25,7 +25,7 @@ METADATA = "ssl_train"
 # Wrappers a state dict may lie in, and prefixes its names may carry, outermost first.
 _ENVELOPES = ("teacher", "model", "state_dict")
 _PREFIXES = ("module.", "_orig_mod.", "teacher.", "backbone.", "module.", "base_encoder.")
-# First parts of names that are no part of a backbone (with or without "_head"): heads, and the student beside a teacher.
+# First parts of names, with or without "_head", that are no part of a backbone: heads, the student beside a teacher.
 _HEADS = frozenset(
     {"head", "fc", "dino", "ibot", "student", "projection", "prototypes", "predictor", "momentum_encoder", "queue"}
 )

@@ -14,7 +14,6 @@ from ssl_train.errors import CheckpointError
 from ssl_train.models.backbone import Backbone, Tokens, Unit, freeze_stem
 from ssl_train.models.layers import LAYER_NORM_EPS, Block, Mlp, PatchEmbed, SwiGlu, swiglu_hidden
 from ssl_train.models.vit_stem import (
-    CONV_STEM_BLOCKS,
     ConvPatchEmbed,
     conv_stem_weights,
     initialise_mocov3,
@@ -91,8 +90,8 @@ class Vit:
 
     @property
     def depth(self) -> int:
-        """Its blocks."""
-        return CONV_STEM_BLOCKS if self.stem_kind == "conv" else WIDTHS[self.size].depth
+        """Its blocks; a convolutional stem stands in the place of one."""
+        return WIDTHS[self.size].depth - (self.stem_kind == "conv")
 
     def build(self) -> "VisionTransformer":
         """The network, freshly initialised from torch's global random state."""
