@@ -4,6 +4,7 @@ Memory: flow control lets a server send at most 1 MiB ahead per stream and 8 MiB
 """
 
 import asyncio
+from contextlib import suppress
 from typing import cast
 
 from h2.config import H2Configuration
@@ -18,8 +19,8 @@ from h2.events import (
     StreamEnded,
     StreamReset,
 )
-from h2.exceptions import H2Error
-from h2.settings import SettingCodes
+from h2.exceptions import H2Error, InvalidBodyLengthError, StreamClosedError
+from h2.settings import SettingCodes, Settings
 
 from tasks.web.http import MAX_HEAD_BYTES, MAX_HEADERS, Exchange, Headers, Refusal, StaleConnection, short
 from tasks.web.urls import UrlParts
@@ -29,7 +30,7 @@ _MAX_STREAMS = 100
 _MAX_INTERIM = 8
 _MAX_UNSENT_BYTES = 1 << 20
 """Acknowledgements that a server asks for and does not read: beyond this it is an attack."""
-_SETTINGS: dict[SettingCodes | int, int] = {
+_SETTINGS = {
     SettingCodes.ENABLE_PUSH: 0,
     SettingCodes.INITIAL_WINDOW_SIZE: _STREAM_WINDOW,
     SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEAD_BYTES,
@@ -51,7 +52,7 @@ class Http2Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
-        self._frames.update_settings(_SETTINGS)
+        self._frames.local_settings = Settings(client=True, initial_values=_SETTINGS)
         self._frames.initiate_connection()
         self._frames.increment_flow_control_window(_CONNECTION_WINDOW)
         self._send()
@@ -94,6 +95,9 @@ class Http2Connection(asyncio.Protocol):
             events = self._frames.receive_data(data)
             for event in events:
                 self._take(event)
+        except InvalidBodyLengthError as error:  # `h2` gives up the connection, not only the stream
+            self._fail_all(Refusal("truncated", short(error), retry=True))
+            return
         except H2Error as error:
             self._fail_all(Refusal("connection", f"no HTTP/2: {short(error)}"))
             return
@@ -150,7 +154,8 @@ class Http2Connection(asyncio.Protocol):
             exchange.fail(Refusal("connection", f"no HTTP: status {short(status)}, {len(fields)} headers"))
             return
         told = int(length) if length.isascii() and length.isdigit() and len(length) <= 15 else None
-        if not exchange.head(int(status), headers, told):
+        useful = exchange.head(int(status), headers, told or 0)  # an unwanted body of unknown length may be short
+        if not useful and event.stream_ended is None:
             self._cancel(stream)
             exchange.end()
 
@@ -165,7 +170,8 @@ class Http2Connection(asyncio.Protocol):
         if stream in self._streams:
             self._forget(stream)
             if not self.closed:
-                self._frames.reset_stream(stream, ErrorCodes.CANCEL)
+                with suppress(StreamClosedError):  # its last frames were read together with what made it unwanted
+                    self._frames.reset_stream(stream, ErrorCodes.CANCEL)
                 self._send()
 
     def _forget(self, stream: int) -> Exchange:
