@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from ssl_train.data.collate import Batch
 from ssl_train.data.masking import BlockMasks, Masks
 from ssl_train.losses.centering import Kind, build_centering
+from ssl_train.losses.dino import pair_shares, prototype_monitors
 from ssl_train.losses.koleo import koleo_loss
 from ssl_train.methods.base import FORWARD_BACKWARD, NUM_VIEWS, Losses, MethodConfig, MethodNetworks
 from ssl_train.methods.frozen_teacher import FrozenTeacher
 from ssl_train.models import Model, Tokens
-from ssl_train.models.heads import DinoHead
-from ssl_train.ops.prototype_loss import Projected, PrototypeLoss, Targets, prototype_loss
+from ssl_train.models.heads import DinoHead, Heads, apply_heads, with_heads
+from ssl_train.ops.prototype_loss import Targets, prototype_loss
 from ssl_train.schedules import WarmUpConstant, WarmUpCosine
 
 Weight = Annotated[float, Field(ge=0)]
@@ -90,18 +91,11 @@ class DinoV2(MethodConfig):
         )
 
 
-class Heads(NamedTuple):
-    """What the heads say of class tokens and of masked patches."""
-
-    cls: Projected
-    patches: Projected
-
-
 class DinoV2Networks(MethodNetworks):
     """Student, teacher and centres of a run, and a step's loss over them."""
 
     def __init__(self, config: DinoV2, model: Model, *, num_steps: int) -> None:
-        student = build_networks(config, model)
+        student = with_heads(model.build(), config.dino_head, config.ibot_head)
         # Not a submodule: a frozen teacher is in its files already, and has no place in a checkpoint.
         teacher = config.distil_from
         frozen = None if teacher is None else teacher.build(config.dino_head, config.ibot_head)
@@ -145,7 +139,7 @@ class DinoV2Networks(MethodNetworks):
             spread = [koleo_loss(view, group_images=config.group_images) for view in views.cls.chunk(NUM_VIEWS)]
             koleo = config.koleo_weight * torch.stack(spread).sum()
             terms["koleo"], total = koleo.detach(), total + koleo
-        return Losses(total, terms, _monitor(dino, config.dino_weight), views.cls.detach())
+        return Losses(total, terms, prototype_monitors(dino, config.dino_weight), views.cls.detach())
 
     @torch.no_grad()
     def after_step(self, step: int, *, finite: Tensor | bool = True) -> None:
@@ -176,53 +170,5 @@ class DinoV2Networks(MethodNetworks):
         return seen[0], apply_heads(self.student, cls, _masked_patches(seen[0], batch))
 
 
-def pair_shares(num_local: int, weight: float = 1.0) -> list[list[float]]:
-    """[crops][views]: what each (student crop, teacher view) pair counts. Global crops come first, and no crop is
-    compared with itself; all other pairs count alike, and add up to `weight` (DINO, arXiv 2104.14294, equation 3)."""
-    num_pairs = NUM_VIEWS * num_local + NUM_VIEWS * (NUM_VIEWS - 1)
-    share = weight / num_pairs
-    views = [[share * (crop != view) for view in range(NUM_VIEWS)] for crop in range(NUM_VIEWS)]
-    return views + [[share] * NUM_VIEWS for _ in range(num_local)]
-
-
-def build_networks(config: DinoV2, model: Model) -> nn.ModuleDict:
-    """A backbone and its heads, under the published names."""
-    backbone = model.build()
-    networks: dict[str, nn.Module] = {"backbone": backbone, "dino_head": config.dino_head.build(backbone.dim)}
-    if config.ibot_head is not None:
-        networks["ibot_head"] = config.ibot_head.build(backbone.dim)
-    return nn.ModuleDict(networks)
-
-
-def apply_heads(networks: nn.ModuleDict, cls: Float[Tensor, "rows dim"], patches: Float[Tensor, "masked dim"]) -> Heads:
-    """Class tokens and masked patches through one shared head or one each.
-
-    Every process calls each head exactly once, with no masked patch too: a sharded head is a collective.
-    """
-    if "ibot_head" in networks:
-        return Heads(networks["dino_head"](cls), networks["ibot_head"](patches))
-    both = networks["dino_head"](torch.cat([cls, patches]))
-    return Heads(*(Projected(rows, both.weight) for rows in both.bottleneck.split([len(cls), len(patches)])))
-
-
 def _masked_patches(views: Tokens, batch: Batch) -> Float[Tensor, "masked dim"]:
     return views.patches.flatten(0, 1).index_select(0, batch.masked)
-
-
-@torch.no_grad()
-def _monitor(dino: PrototypeLoss, weight: float) -> dict[str, Float[Tensor, ""]]:
-    """Entropies in nats of a target, and of their mean: both near 0 is collapse, both near log(prototypes) too.
-
-    A mean target's exponential is how many prototypes are in use: its share of all of them is `prototypes_used`.
-    KL(teacher || student), in nats, is the mean cross-entropy of a pair less the mean entropy of a target: every view
-    is in equally many pairs.
-    """
-    marginal = torch.special.entr(dino.marginal).sum()
-    monitors = {
-        "teacher_entropy": dino.target_entropy,
-        "teacher_marginal_entropy": marginal,
-        "prototypes_used": marginal.exp() / len(dino.marginal),
-    }
-    if weight:
-        monitors["teacher_student_kl"] = dino.by_crop.sum() / weight - dino.target_entropy
-    return monitors

@@ -3,7 +3,8 @@
 from ssl_train.models.backbone import Backbone, Tokens, Unit, freeze_stem
 from ssl_train.models.load import load_backbone
 from ssl_train.models.model import Model
-from ssl_train.models.vit import VisionTransformer, Vit, infer_vit
+from ssl_train.models.vit import VisionTransformer, Vit
+from ssl_train.models.vit_published import infer_vit
 
 __all__ = [
     "Backbone",

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from ssl_train.errors import CheckpointError
 from ssl_train.models.backbone import Backbone
+from ssl_train.models.internimage import infer_internimage
 from ssl_train.models.model import Model
 from ssl_train.models.resnet import infer_resnet
-from ssl_train.models.vit import infer_vit
+from ssl_train.models.vit import Vit
+from ssl_train.models.vit_published import as_mocov3, infer_vit
 from storage.filesystem import fetch_verified, file_sha256, is_url
 
 METADATA = "ssl_train"
@@ -24,7 +26,8 @@ METADATA = "ssl_train"
 
 # Wrappers a state dict may lie in, and prefixes its names may carry, outermost first.
 _ENVELOPES = ("teacher", "model", "state_dict")
-_PREFIXES = ("module.", "_orig_mod.", "teacher.", "backbone.", "module.", "base_encoder.")
+_PREFIXES = ("module.", "_orig_mod.", "teacher.", "backbone.", "module.", "base_encoder.", "momentum_encoder.")
+_MOCOV3 = ("base_encoder.", "momentum_encoder.")
 # First parts of names, with or without "_head", that are no part of a backbone: heads, the student beside a teacher.
 _HEADS = frozenset(
     {"head", "fc", "dino", "ibot", "student", "projection", "prototypes", "predictor", "momentum_encoder", "queue"}
@@ -34,7 +37,9 @@ _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")
 # A tensor that only one family has, and what reads that family's architecture off its tensors.
 _INFERRED_BY: dict[str, Callable[[Mapping[str, Tensor], str], Model]] = {
     "patch_embed.proj.weight": infer_vit,
+    "patch_embed.proj.0.weight": infer_vit,  # a convolutional stem
     "layer1.0.conv1.weight": infer_resnet,
+    "levels.0.blocks.0.dcn.input_proj.weight": infer_internimage,
 }
 
 
@@ -59,8 +64,11 @@ def load_backbone(path: str, sha256: str | None = None, *, model: Model | None =
 def read_backbone(path: str, sha256: str | None = None, *, model: Model | None = None) -> Loaded:
     """`load_backbone`, with the architecture that was found and what the file says of itself."""
     state, metadata = read_tensors(path, sha256)
+    is_mocov3 = any(name.removeprefix("module.").startswith(_MOCOV3) for name in state)
     state, facts = plain_names(state), json.loads(metadata.get(METADATA, "{}"))
     model = model or _named_model(facts, path) or infer_model(state, path)
+    if is_mocov3 and isinstance(model, Vit):
+        model = as_mocov3(model)
     with torch.device("meta"):  # no time spent on initial weights that are replaced at once
         network = model.build()
     _load_strictly(network, state, path)

@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
-from ssl_train.errors import CheckpointError
 from ssl_train.models.backbone import Backbone, Tokens, Unit, freeze_stem
 from ssl_train.models.layers import LAYER_NORM_EPS, Block, Mlp, PatchEmbed, SwiGlu, swiglu_hidden
 from ssl_train.models.vit_stem import (
@@ -284,30 +283,3 @@ class VisionTransformer(Backbone):
 def build_ffn(kind: Literal["mlp", "swiglu"], dim: int) -> nn.Module:
     """The feed-forward net of a block `dim` wide, four times as wide inside (or as many weights as that)."""
     return Mlp(dim, 4 * dim) if kind == "mlp" else SwiGlu(dim, swiglu_hidden(4 * dim))
-
-
-def infer_vit(state: Mapping[str, Tensor], path: str = "the state dict") -> Vit:
-    """The architecture that a published state dict belongs to, by its tensors' names and shapes."""
-    dim, patch = state["patch_embed.proj.weight"].shape[0], state["patch_embed.proj.weight"].shape[-1]
-    if "pos_embed" not in state:
-        raise CheckpointError(
-            f"{path} has a patch projection and no pos_embed: it is no ViT of DINO's or DINOv2's kind."
-        )
-    positions = state["pos_embed"].shape[1]
-    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    sizes = [size for size, width in WIDTHS.items() if (width.dim, width.depth) == (dim, depth)]
-    if not sizes:
-        raise CheckpointError(
-            f"{path} is {dim} wide and {depth} deep, which is none of {', '.join(WIDTHS)}; pass `model` explicitly."
-        )
-    registers = state["register_tokens"].shape[1] if "register_tokens" in state else 0
-    return Vit(
-        size=sizes[0],
-        patch_size=patch,
-        image_size=round((positions - 1) ** 0.5) * patch,
-        ffn="swiglu" if "blocks.0.mlp.w12.weight" in state else "mlp",
-        num_registers=registers,
-        layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,
-        interpolation="antialias" if registers else "offset",
-        mask_token="mask_token" in state,
-    )

@@ -4,8 +4,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from ssl_train.distributed import World
+from ssl_train.losses.dino import pair_shares, prototype_monitors
 from ssl_train.methods import DinoV2
-from ssl_train.methods.dinov2 import _monitor, pair_shares
 from ssl_train.models import Vit
 from ssl_train.models.heads import DinoHead
 from ssl_train.monitors import feature_rank, part_gradient_norms
@@ -66,14 +66,14 @@ def test_kl_is_the_mean_over_pairs_of_the_divergence_of_student_from_teacher(wei
         for view in range(2)
         if crop != view
     ]
-    assert_close(_monitor(loss, weight)["teacher_student_kl"], torch.stack(divergences).mean())
+    assert_close(prototype_monitors(loss, weight)["teacher_student_kl"], torch.stack(divergences).mean())
 
 
 def test_without_a_loss_between_class_tokens_there_is_no_kl() -> None:
     rows, last = torch.randn(4, 4), torch.randn(6, 4)
     targets = Targets(rows, last, 0.5, torch.zeros(6))
     loss = prototype_loss(Projected(rows, last), targets, pair_shares(0, 0.0), torch.full((2,), 0.5), temperature=0.7)
-    assert "teacher_student_kl" not in _monitor(loss, 0.0)
+    assert "teacher_student_kl" not in prototype_monitors(loss, 0.0)
 
 
 def test_a_step_hands_over_the_class_tokens_of_its_global_crops_without_a_gradient() -> None:
