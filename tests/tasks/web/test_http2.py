@@ -1,4 +1,4 @@
-"""Over HTTP/2 a URL ends as it does over HTTP/1.1: the same limits, the same wishes, many requests on one connection."""
+"""Over HTTP/2 a URL ends as it does over HTTP/1.1: the same limits and wishes, many requests on one connection."""
 
 import time
 from collections.abc import Iterator, Sequence
