@@ -186,7 +186,7 @@ def measure(folder: Path, python: str, *, num_images: int, kilobytes: int, repea
     stages = make_pool(layout, num_images, kilobytes)
     history = {stage: stages[stage] for stage in HISTORY_COLUMNS}
     started = time.perf_counter()
-    config = Shuffle(samples_per_shard=SAMPLES_PER_SHARD, shards_per_part=4)
+    config = Shuffle(samples_per_shard=SAMPLES_PER_SHARD, shards_per_part=2)
     rows = shuffle.fn(stages["retrieve"], stages["sources"], as_is=(), history=history, config=config, layout=layout)
     shuffle_seconds = time.perf_counter() - started
 
@@ -199,7 +199,7 @@ def measure(folder: Path, python: str, *, num_images: int, kilobytes: int, repea
 
     def ours_by_workers() -> Times:
         with workers(Workers(num_workers=2)):  # as a flow packs; the cluster stands before the clock starts
-            clock = ours(2)[0][0]
+            clock = ours(1)[0][0]
         return clock, 0.0  # their processors' time is not ours to see
 
     def theirs(processes: int) -> Times:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import IO, Self
 
-from storage.filesystem import write_atomic
+from storage.filesystem import begin_writeback, write_atomic
 from storage.manifest import FileEntry
 from storage.sample_reader import INDEX_SCHEMA, Bookmark, Sample, SampleReader, index_path, read_samples
 from storage.tar_headers import BLOCK_BYTES, RECORD_BYTES, tar_header
@@ -20,6 +20,7 @@ __all__ = [
 ]  # fmt: skip
 
 _FLUSH_BYTES = 1 << 20
+_WRITEBACK_BYTES = 1 << 23
 _PADDING = [b"\0" * (-size % BLOCK_BYTES) for size in range(BLOCK_BYTES)]
 
 
@@ -29,7 +30,7 @@ class _Hashed:
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.position, self.digest = file, 0, hashlib.sha256()
         self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
+        self._waiting_bytes = self._begun = 0
 
     def write(self, *parts: bytes) -> None:
         size = sum(map(len, parts))
@@ -44,6 +45,9 @@ class _Hashed:
         self._waiting, self._waiting_bytes = [], 0
         self.digest.update(data)  # lets other threads run, as `write` does
         self.file.write(data)
+        if self.position - self._begun >= _WRITEBACK_BYTES:
+            begin_writeback(self.file, self._begun, self.position - self._begun)
+            self._begun = self.position
 
 
 class SampleWriter:
