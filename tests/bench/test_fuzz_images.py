@@ -1,6 +1,5 @@
 """No bytes get through the image door but as an image or an ImageError; the fuzzer itself sees what breaks."""
 
-import multiprocessing
 import os
 import signal
 import time
