@@ -111,7 +111,7 @@ def turned(image: Pixels, degrees: float) -> Pixels:
     quarters, rest = divmod(degrees, 90)
     if rest == 0:
         return np.rot90(image, int(quarters))
-    return np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR, expand=True))
+    return np.array(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR, expand=True))
 
 
 def turned_size(height: int, width: int, degrees: float) -> tuple[int, int]:
@@ -224,7 +224,7 @@ def _laid_over(image: Pixels, layer: Image.Image, mask: Image.Image, place: Poin
     left = round(place[0] * max(0, changed.width - layer.width))
     top = round(place[1] * max(0, changed.height - layer.height))
     changed.paste(layer, (left, top), mask.point(lambda value: value * opacity))
-    return np.asarray(changed)
+    return np.array(changed)
 
 
 def _place(rng: np.random.Generator) -> Point:
