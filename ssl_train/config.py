@@ -122,9 +122,10 @@ def check_config(config: TrainConfig, world_size: int) -> None:
         % world_size
         != 0,
         f"augment.global_pixels = {augment.global_pixels} and local_pixels = {augment.local_pixels} must be whole "
-        f"numbers of model.patch_size = {patch}": augment.global_pixels % patch != 0
-        or (augment.num_local > 0 and augment.local_pixels % patch != 0),
+        f"numbers of model.patch_size = {patch}": config.model.kind == "vit"
+        and (augment.global_pixels % patch != 0 or (augment.num_local > 0 and augment.local_pixels % patch != 0)),
         f"metrics.knn.pixels must be a whole number of model.patch_size = {patch}": knn is not None
+        and config.model.kind == "vit"
         and (knn.pixels or patch) % patch != 0,
         "metrics.knn: give either folder or shards, not both or none": knn is not None
         and bool(knn.shards) == (knn.folder is not None),
@@ -136,6 +137,7 @@ def check_config(config: TrainConfig, world_size: int) -> None:
         f"augment.kind = {augment.kind} gives {augment.num_views} large crop(s) of an image, "
         f"method.kind = {method.kind} takes {method.num_views}": augment.num_views != method.num_views,
         f"metrics.classify.pixels must be a whole number of model.patch_size = {patch}": classify is not None
+        and config.model.kind == "vit"
         and (classify.pixels or patch) % patch != 0,
         **method.rules(data.batch_images // world_size),
     }

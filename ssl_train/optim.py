@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
+from ssl_train.lamb import Lamb
 from ssl_train.lars import Lars, global_norms, local
 from ssl_train.models import Backbone
 from ssl_train.schedules import OptimizerSchedules, WarmUpCosine
@@ -28,9 +29,9 @@ class Optim:
 
     __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    kind: Literal["adamw", "lars", "sgd"] = "adamw"
-    """How gradients become steps: `adamw`; `sgd` with momentum; `lars`, where a matrix's step is a share of its own
-    length, for convolutional networks and large batches."""
+    kind: Literal["adamw", "lamb", "lars", "sgd"] = "adamw"
+    """How gradients become steps: `adamw`; `lamb`, Adam's with the length of the matrix, DeiT III's; `sgd` with
+    momentum; `lars`, where a matrix's step is a share of its own length, for convolutional networks."""
     lr: Positive = 4e-3
     """Peak learning rate for a batch of `lr_reference_images` images."""
     lr_scaling: Literal["sqrt", "linear", "none"] = "sqrt"
@@ -122,6 +123,8 @@ def build_optimizer(student: nn.ModuleDict, optim: Optim) -> Optimizer:
     ]
     if optim.kind == "adamw":
         return AdamW(settings, lr=0.0, betas=optim.betas, fused=True)
+    if optim.kind == "lamb":
+        return Lamb(settings, betas=optim.betas)
     return Lars(settings, momentum=optim.momentum, trust=optim.trust if optim.kind == "lars" else None)
 
 
