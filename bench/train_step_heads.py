@@ -12,9 +12,8 @@ from bench.measure import peak_megabytes
 from bench.train_step_run import NUM_VIEWS, Setup
 from ssl_train.distributed import World
 from ssl_train.losses.centering import build_centering, sinkhorn_knopp
-from ssl_train.losses.dino import dino_loss, swapped_dino_loss
+from ssl_train.losses.dino import dino_loss, pair_shares, swapped_dino_loss
 from ssl_train.losses.ibot import ibot_loss
-from ssl_train.methods.dinov2 import pair_shares
 from ssl_train.ops.prototype_loss import Projected, prototype_loss
 from ssl_train.parallel import compute_in
 

@@ -1,10 +1,10 @@
-"""How much memory the logits of the heads may take. None of it changes results."""
+"""How the logits of the heads are gone through: how many at a time, and by which code. None of it changes results."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from torch import Tensor
@@ -18,7 +18,7 @@ Bytes = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes for logits over prototypes."""
+    """Bytes for logits over prototypes, and who goes through them."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -28,6 +28,8 @@ class Budget:
     kept_bytes: Annotated[int, Field(ge=0)] | None = None
     """A teacher's fp32 logits up to this size are kept for Sinkhorn-Knopp's iterations; larger ones are made anew for
     each. Null for 1 GiB on a CPU, 2 GiB on a GPU. Those in half precision are always kept."""
+    kernels: Literal["auto", "torch", "triton"] = "auto"
+    """`auto` takes Triton's on a GPU where they work, and torch's operations elsewhere."""
 
     def chunk_on(self, device: str) -> int:
         """Bytes of a chunk on a type of device."""

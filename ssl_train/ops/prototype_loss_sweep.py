@@ -1,6 +1,8 @@
 """One pass over the images of a loss over prototypes: value, gradients and what is monitored, a chunk at a time."""
 
 from collections.abc import Iterator
+from functools import lru_cache
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -8,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ssl_train.ops.prototype_loss_budget import rows_within, tiles_of
+from ssl_train.ops.prototype_loss_kernels import kernels_for
 from ssl_train.ops.prototype_loss_targets import (
     LARGEST_EXPONENT,
     Targets,
@@ -59,6 +62,7 @@ class Sweep:
         self.is_made = made is not None
         rows = (targets.bottleneck / targets.temperature).to(compute) if made is None else made
         self.teacher = rows.unflatten(0, (self.num_views, -1)).transpose(0, 1)  # [images, views, dim or prototypes]
+        self.kernels = kernels_for(weight.device) if targets.masses is None else None
         self._bound()
         self.by_crop = torch.zeros(self.num_crops, device=weight.device)
         self.entropy_sum = torch.zeros((), device=weight.device)
@@ -86,11 +90,10 @@ class Sweep:
             told = self.teacher[images]
             if not self.is_made:
                 told = _product(buffers, "teacher", told, self.teacher_weight)  # [chunk, views, prototypes]
-            start = images.start
-            for tile in tiles_of(z):
-                rows = slice(start - images.start, start - images.start + len(tile))
-                self._take(tile, self._read(told[rows]), self.image_weights[start : start + len(tile)])
-                start += len(tile)
+            if self.kernels is None:
+                self._take_tiles(z, told, self.image_weights[images])
+            else:
+                self._take_whole(self.kernels, z, told, self.image_weights[images])
             if self.with_gradient:
                 self._differentiate(z, images)
 
@@ -100,6 +103,25 @@ class Sweep:
         step = rows_within(self.plan.chunk_bytes, len(self.weight), copies=copies)
         for start in range(0, self.num_images, step):
             yield slice(start, min(start + step, self.num_images))
+
+    def _take_tiles(self, z: Tensor, told: Tensor, weights: Tensor) -> None:
+        start = 0
+        for tile in tiles_of(z):
+            stop = start + len(tile)
+            self._take(tile, self._read(told[start:stop]), weights[start:stop])
+            start = stop
+
+    def _take_whole(self, kernels: ModuleType, z: Tensor, told: Tensor, weights: Tensor) -> None:
+        """What `_take_tiles` does, by kernels that need no copy of logits."""
+        bias = self.targets.bias
+        stats = [kernels.row_stats(view, bias) for view in told.unbind(1)]
+        for view, of_view in zip(told.unbind(1), stats, strict=True):
+            self.marginal_sum += kernels.column_sums(view, bias, of_view.log_sums)
+            self.entropy_sum += of_view.entropies.sum()
+        log_sums = torch.stack([of_view.log_sums for of_view in stats], dim=1)
+        mix = _on_device(self.plan.mix, z.device)
+        compared = kernels.compare_(z, told, bias, log_sums, mix, lift=self.lift)
+        self.by_crop += weights @ (mix.sum(1) * compared.log_sums - compared.agreement)
 
     def _read(self, told: Float[Tensor, "tile views prototypes"]) -> Float[Tensor, "tile views prototypes"]:
         """Targets from a teacher's logits or masses."""
@@ -155,6 +177,11 @@ class Sweep:
     def gradients(self) -> tuple[Float[Tensor, "rows dim"], Float[Tensor, "prototypes dim"]]:
         """Of the total by bottleneck, its rows crop-major again, and by weight."""
         return self.grad_bottleneck.transpose(0, 1).flatten(0, 1), self.grad_weight
+
+
+@lru_cache(maxsize=8)
+def _on_device(mix: tuple[tuple[float, ...], ...], device: torch.device) -> Float[Tensor, "crops views"]:
+    return torch.tensor(mix, device=device)  # once: a copy from the host would be waited for
 
 
 def _by_image(rows: Float[Tensor, "crops_x_images dim"], num_crops: int) -> Float[Tensor, "images crops dim"]:

@@ -1,6 +1,7 @@
 """What a teacher says over prototypes, short of the product that would make it large; Sinkhorn-Knopp's targets."""
 
 from collections.abc import Iterator
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ssl_train.distributed import all_reduce_max, all_reduce_sum
 from ssl_train.ops.prototype_loss_budget import Budget, rows_within, tiles_of
+from ssl_train.ops.prototype_loss_kernels import kernels_for
 
 _LOWEST = -1e30  # below every logit, and still a number: the difference of two is 0
 LARGEST_EXPONENT = 30.0
@@ -62,7 +64,8 @@ def sinkhorn_targets(
     scaled_rows, weight = (rows / temperature).to(compute), weight.to(compute)
     keeps = compute != torch.float32 or 4 * len(rows) * len(weight) <= budget.kept_on(device)
     rows_per_chunk = rows_within(chunk_bytes or budget.chunk_on(device), len(weight), copies=2)
-    if compute == torch.float32 and device == "cpu":
+    kernels = kernels_for(weight.device)
+    if compute == torch.float32 and device == "cpu" and kernels is None:
         # All processes go one way: theirs are not the same collectives.
         bound = all_reduce_max(largest_logit(scaled_rows, weight).nan_to_num(torch.inf, torch.inf))
         fits = all_reduce_max(torch.tensor(float(not keeps))) == 0
@@ -70,7 +73,10 @@ def sinkhorn_targets(
             masses, columns = _balanced(scaled_rows, weight, iterations, rows_per_chunk)
             return Targets(*teacher, temperature, -columns.log(), masses=masses)
     kept = F.linear(scaled_rows, weight) if keeps else None
-    bias = _balancing_bias(scaled_rows, weight, kept, iterations, rows_per_chunk)
+    if kept is not None and kernels is not None:
+        bias = _balancing_bias_by(kernels, kept, iterations)
+    else:
+        bias = _balancing_bias(scaled_rows, weight, kept, iterations, rows_per_chunk)
     return Targets(*teacher, temperature, bias, scaled_logits=kept)
 
 
@@ -120,9 +126,22 @@ def _log_column_sums(chunks: Iterator[Tensor], num_prototypes: int, device: torc
             new = torch.maximum(largest, z.amax(0))
             sums = sums * (largest - new).exp() + z.sub_(new).exp_().sum(0)
             largest = new
+    return _all_log_sums(largest, sums)
+
+
+def _balancing_bias_by(kernels: ModuleType, kept: Tensor, iterations: int) -> Float[Tensor, " prototypes"]:
+    """`_balancing_bias` of logits that are there, by kernels that read them as they are."""
+    bias = -_all_log_sums(*kernels.column_log_sums(kept))
+    for _ in range(iterations - 1):
+        columns = kernels.column_sums(kept, bias, kernels.row_stats(kept, bias).log_sums)
+        bias = bias - _positive(all_reduce_sum(columns)).log()
+    return bias
+
+
+def _all_log_sums(largest: Tensor, sums: Tensor) -> Float[Tensor, " prototypes"]:
+    """Of the rows of all processes: `sums` are those of exp(logits - largest) of each."""
     overall = all_reduce_max(largest.clone())
-    sums = all_reduce_sum(sums * (largest - overall).exp())
-    return overall + _positive(sums).log()
+    return overall + _positive(all_reduce_sum(sums * (largest - overall).exp())).log()
 
 
 def _positive(sums: Tensor) -> Tensor:
