@@ -1,0 +1,162 @@
+"""The download beside img2dataset 1.47, from the same loopback web, in the same run.
+
+Three rows. `originals`: original bytes into tars, hashes and a table beside them (ours with robots.txt, reservations,
+policy and the check of every file's marks; the peer with `resize_mode=no`, `disable_all_reencoding`). `copies`: the
+same, and a copy of every image whose shorter side is 256 pixels (the peer's `keep_ratio`). Both count images per second
+of processor, the web's own processes not counted. `hosts`: 1,000 hosts that answer after 50 ms, of which 2 % are dead
+and 1 % send a byte a second, by the clock; here the peer's processes may use all cores, ours is one.
+
+The peer lives in a virtual environment of its own, made at the first run (or given by --peer-python).
+
+    python -m bench.download [--images 20000] [--repeats 3] [--rows originals copies hosts]
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from bench.measure import machine, save
+from storage.filesystem import default_cache
+from storage.images import encode_jpeg
+
+PEER = "img2dataset==1.47.0"
+TARGETS = {"originals": 8.0, "copies": 2.2, "hosts": 3.0}
+_PICTURES = 300
+_HOSTS = 1000
+_GIVE_UP_SECONDS = 900
+
+
+def make_pictures(folder: Path, count: int = _PICTURES) -> float:
+    """JPEGs of 512 x 384, smooth with grain; returns their mean size in KB (about 45)."""
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        smooth = cv2.resize(random.integers(0, 256, (12, 16, 3), np.uint8), (512, 384), interpolation=cv2.INTER_CUBIC)
+        grain = cv2.resize(random.normal(0, 1, (192, 256, 3)).astype(np.float32), (512, 384))
+        pixels = np.clip(smooth + grain * random.uniform(8, 26), 0, 255).astype(np.uint8)
+        (folder / f"{number}.jpg").write_bytes(encode_jpeg(pixels, quality=int(random.integers(75, 92))))
+    return sum(path.stat().st_size for path in folder.glob("*.jpg")) / count / 1000
+
+
+@contextmanager
+def serving(pictures: Path, *arguments: str) -> Iterator[int]:
+    """The web, in processes of its own; its port."""
+    command = [sys.executable, "-m", "bench.download_server", str(pictures), *arguments]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    if process.stdin is None or process.stdout is None:
+        raise RuntimeError("the web has no pipes")
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        process.stdin.close()
+        process.wait()
+
+
+def peer_python() -> str:
+    """The peer's environment, made where there is none."""
+    folder = Path(default_cache()) / "peers" / PEER.replace("==", "-")
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", PEER], check=True)
+        (folder / "ready").touch()
+    return str(python)
+
+
+def urls_of(row: str, images: int, port: int) -> list[str]:
+    """Of one host; in the row `hosts` of a thousand, each at an address of its own."""
+    if row != "hosts":
+        return [f"http://127.0.0.1:{port}/{number}.jpg" for number in range(images)]
+    hosts = [f"127.{1 + n // 250}.0.{1 + n % 250}" for n in range(_HOSTS)]
+    return [f"http://{hosts[number % _HOSTS]}:{port}/{number}.jpg" for number in range(images)]
+
+
+def ours_asked(row: str) -> dict[str, Any]:
+    """As polite as it may be told to be to one's own server: no rate, many requests at a time."""
+    fast = {"allow_networks": ["127.0.0.0/8"], "requests_per_second_per_domain": 100_000, "retry_seconds": 0.1}
+    if row == "hosts":
+        return fast | {"concurrency": 2000, "concurrency_per_domain": 4, "total_seconds": 10, "connect_seconds": 10}
+    return fast | {"concurrency": 64, "concurrency_per_domain": 64}
+
+
+def measure(command: list[str], asked: dict[str, Any]) -> dict[str, Any]:
+    """One process's own figures; `ended` is false where it had to be stopped."""
+    shutil.rmtree(asked["folder"], ignore_errors=True)
+    try:
+        done = subprocess.run(
+            [*command, json.dumps(asked)], capture_output=True, text=True, timeout=_GIVE_UP_SECONDS, check=True
+        )
+    except subprocess.TimeoutExpired:
+        return {"ended": False, "wall_seconds": _GIVE_UP_SECONDS}
+    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return figures | {"ended": True}
+
+
+def compare(row: str, *, folder: Path, peer: str, images: int, repeats: int, processes: int) -> dict[str, Any]:
+    """Both on the same URLs, turn by turn; medians."""
+    web = ["--latency", "0.05", "--dead", "20", "--dripping", "10"] if row == "hosts" else []
+    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "img2dataset": []}
+    with serving(folder / "pictures", "--processes", "2", *web) as port:
+        listed = folder / "urls.txt"
+        listed.write_text("\n".join(urls_of(row, images, port)))
+        common = {"urls": str(listed), "folder": str(folder / "out"), "urls_per_part": 10_000,
+                  "mode": "copies" if row == "copies" else "originals"}  # fmt: skip
+        theirs = {"processes": processes, "threads": 64, "seconds": 10}
+        for _ in range(repeats):
+            ours = [sys.executable, "-m", "bench.download_ours"]
+            runs["ours"].append(measure(ours, common | {"config": ours_asked(row)}))
+            script = str(Path(__file__).with_name("download_peer.py"))
+            runs["img2dataset"].append(measure([peer, script], common | theirs))
+    return summary(row, runs)
+
+
+def summary(row: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Medians, and how many times ours is faster: per second of processor, or by the clock for `hosts`."""
+    rates = {}
+    for who, figures in runs.items():
+        key = "wall_seconds" if row == "hosts" else "cpu_seconds"
+        ended = [one for one in figures if one["ended"]]
+        rates[who] = statistics.median(one["images"] / one[key] for one in ended) if ended else 0.0
+    times = round(rates["ours"] / rates["img2dataset"], 2) if rates["img2dataset"] else None
+    unit = "images_per_second" if row == "hosts" else "images_per_cpu_second"
+    result = {unit: {who: round(rate, 1) for who, rate in rates.items()}, "times": times, "wanted": TARGETS[row]}
+    print(row, result, flush=True)
+    return result | {"runs": runs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rows", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--processes", type=int, default=2, help="the peer's processes")
+    parser.add_argument("--peer-python", help="Python of an environment that has the peer")
+    asked = parser.parse_args()
+    peer = asked.peer_python or peer_python()
+    folder = Path(tempfile.mkdtemp(prefix="bench-download-"))
+    try:
+        content: dict[str, Any] = {"machine": machine(), "peer": PEER, "images": asked.images}
+        content["mean_kilobytes"] = round(make_pictures(folder / "pictures"), 1)
+        for row in asked.rows:
+            content[row] = compare(
+                row, folder=folder, peer=peer, images=asked.images, repeats=asked.repeats, processes=asked.processes
+            )
+        save("download", content)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Our download of a list of URLs, for bench.download and bench.download_memory: a process of its own.
+
+`python -m bench.download_ours '{"urls": "urls.txt", "folder": "out", "mode": "originals", ...}'` prints a line of JSON.
+It runs what a worker of the stage runs: the part's rows in, policy and politeness on, tar and table out.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from storage.filesystem import read_bytes
+from storage.images import decode_rgb, encode_jpeg, resize
+from storage.layout import Layout
+from storage.samples import SampleWriter
+from storage.tables import kept, read_table, write_table
+from tasks.download import Download, download_part
+from tasks.url_policy import UrlPolicy
+from tasks.web.urls import url_id
+
+_SIDE, _QUALITY = 256, 95
+
+
+def write_parts(urls: list[str], folder: Path, urls_per_part: int) -> list[str]:
+    """Tables as the URL policy leaves them."""
+    paths = []
+    for start in range(0, len(urls), urls_per_part):
+        some = urls[start : start + urls_per_part]
+        nothing, page = pa.nulls(len(some), pa.string()), ["https://page.example/"] * len(some)
+        table = pa.table(
+            {"id": [url_id(url) for url in some], "drop": nothing, "url": some, "page_url": page,
+             "alt": ["a photograph"] * len(some), "crawl_date": ["2026-11-01"] * len(some)}
+        )  # fmt: skip
+        paths.append(str(folder / f"urls-{start}.parquet"))
+        write_table(paths[-1], table)
+    return paths
+
+
+def copies(out: str, layout: Layout) -> int:
+    """Of every image of a part a copy whose shorter side is 256 pixels, as the peer's `keep_ratio` makes."""
+    rows = kept(read_table(f"{out}.parquet")).to_pylist()
+    with SampleWriter(f"{out}.copies.tar") as tar:
+        for row in rows:
+            data = read_bytes(layout.resolve(row["image_file"]), row["image_offset"], row["image_bytes"])
+            pixels = decode_rgb(data, min_side=_SIDE)
+            scale = _SIDE / min(row["width"], row["height"])
+            height, width = round(row["height"] * scale), round(row["width"] * scale)
+            small = resize(pixels, height=height, width=width, method="area")
+            tar.add(row["id"], {"jpg": encode_jpeg(small, quality=_QUALITY)})
+    return len(rows)
+
+
+def run(asked: dict[str, Any]) -> dict[str, float]:
+    folder = Path(asked["folder"])
+    folder.mkdir(parents=True)
+    config = Download(**asked["config"])
+    layout = Layout(str(folder))
+    parts = write_parts(Path(asked["urls"]).read_text().split(), folder, asked["urls_per_part"])
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    images = 0
+    for number, part in enumerate(parts):
+        out = str(folder / f"part-{number:05d}")
+        work = {"urls": part, "earlier": None}
+        policy = UrlPolicy(allow_networks=config.allow_networks)
+        outcome = download_part(work, out, config=config, policy=policy, lists="", root=layout.root)
+        images += outcome.rows_kept
+        if asked["mode"] == "copies":
+            copies(out, layout)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "images": images,
+        "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "wall_seconds": time.perf_counter() - started,
+        "peak_megabytes": after.ru_maxrss / 1024,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(json.loads(sys.argv[1]))))

@@ -1,0 +1,130 @@
+"""The NSFW filter beside NudeNet's own call, on the same decoded photographs and one thread: images per CPU second.
+
+Ours examines the stage's batches of decoded arrays; the peer's `NudeDetector.detect` takes one image at a time (an array,
+so that neither decodes) and sorts out its boxes in Python. Detections are compared as they go: equal labels, scores
+within 0.01, boxes within two pixels. With a GPU (onnxruntime-gpu) a second row runs NSFW and faces together there.
+
+    python -m bench.nsfw [--images 300] [--repeats 3]
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from nudenet import NudeDetector
+
+from bench.measure import machine, save
+from examples.sample_web.concepts import render_scene
+from storage.images import Pixels
+from tasks.filters import Faces, Nsfw, Picture
+from tasks.filters.nudenet import Nudenet
+
+WANTED, WANTED_GPU = 1.3, 1500.0
+_BATCH = 32
+_SIZES = ((384, 512), (512, 384), (640, 480), (333, 500), (800, 600))
+_CONCEPTS = ("desert", "forest", "sea", "city")
+
+
+def photographs(count: int) -> list[Pixels]:
+    """Scenes of the sample web with astronauts' faces pasted in, so that there is something to find: RGB arrays."""
+    from skimage import data
+
+    face = data.astronaut()[:300, 80:380]
+    pictures = []
+    for number in range(count):
+        height, width = _SIZES[number % len(_SIZES)]
+        scene = np.ascontiguousarray(render_scene(_CONCEPTS[number % len(_CONCEPTS)], number, (width, height)))
+        scene[20:320, 10:310] = face[: scene.shape[0] - 20, : scene.shape[1] - 10]
+        pictures.append(scene)
+    return pictures
+
+
+def rate(work: Callable[[], object], images: int, repeats: int) -> float:
+    """Images per second of processor, the median."""
+    seconds = []
+    for _ in range(repeats):
+        started = time.process_time()
+        work()
+        seconds.append(time.process_time() - started)
+    return images / statistics.median(seconds)
+
+
+def peer() -> NudeDetector:
+    """NudeNet as it comes, but on one thread as ours is: its own session takes every core."""
+    detector = NudeDetector()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    path = detector.onnx_session._model_path
+    detector.onnx_session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return detector
+
+
+def disagreements(ours: Nudenet, theirs: NudeDetector, pictures: Sequence[Pixels]) -> int:
+    """Pictures in which the two see something else."""
+    wrong = 0
+    for picture, found in zip(pictures, ours.detect(pictures), strict=True):
+        wanted = theirs.detect(picture[..., ::-1])  # it takes BGR, as OpenCV reads
+        pairs = list(zip(found, wanted, strict=False))
+        alike = len(found) == len(wanted) and all(
+            one.label == other["class"] and abs(one.score - other["score"]) < 0.01 for one, other in pairs
+        )
+        wrong += not alike
+    return wrong
+
+
+def on_gpu(pictures: Sequence[Pixels], repeats: int) -> float | None:
+    """NSFW and faces together, images per second by the clock; None without a GPU."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return None
+    filters = [Nsfw().build(), Faces().build()]
+    batches = [
+        [Picture(one, one.shape[1], one.shape[0]) for one in pictures[at : at + _BATCH]]
+        for at in range(0, len(pictures), _BATCH)
+    ]
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        for batch in batches:
+            for one in filters:
+                one.examine(batch)
+        seconds.append(time.perf_counter() - started)
+    return len(pictures) / statistics.median(seconds[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--repeats", type=int, default=3)
+    asked = parser.parse_args()
+    pictures = photographs(asked.images)
+    ours, theirs = Nudenet(), peer()
+    wrong = disagreements(ours, theirs, pictures[:50])
+
+    def in_batches() -> None:
+        for at in range(0, len(pictures), _BATCH):
+            ours.detect(pictures[at : at + _BATCH])
+
+    rates = {
+        "ours": rate(in_batches, len(pictures), asked.repeats),
+        "nudenet": rate(lambda: [theirs.detect(picture) for picture in pictures], len(pictures), asked.repeats),
+    }
+    content: dict[str, Any] = {
+        "machine": machine(),
+        "images": asked.images,
+        "images_per_cpu_second": {who: round(value, 1) for who, value in rates.items()},
+        "times": round(rates["ours"] / rates["nudenet"], 2),
+        "wanted": WANTED,
+        "disagreements_of_50": wrong,
+        "gpu_images_per_second": on_gpu(pictures, asked.repeats),
+        "gpu_wanted": WANTED_GPU,
+    }
+    print(content)
+    save("nsfw", content)
+
+
+if __name__ == "__main__":
+    main()
