@@ -16,7 +16,8 @@ from ssl_train.data.collate import Batch
 from ssl_train.distributed import World
 from ssl_train.errors import CheckpointError, ConfigError
 from ssl_train.methods.distil import Distil, DistilNetworks
-from ssl_train.models import Vit, load_backbone
+from ssl_train.models import Model, Vit, load_backbone
+from ssl_train.models.internimage import InternImage
 from ssl_train.models.load import describe
 from ssl_train.models.resnet import Resnet
 from ssl_train.start import Weights
@@ -102,8 +103,8 @@ def test_a_weight_of_zero_leaves_its_layer_out(teacher: Weights, image: float, d
     assert set(networks.student) == {"backbone", "image_head" if image else "dense_head"}
 
 
-@pytest.mark.parametrize("student", [STUDENT, Vit(size="tiny", patch_size=16, image_size=64)])
-def test_a_student_of_any_kind_comes_to_say_what_the_teacher_says(teacher: Weights, student: Resnet | Vit) -> None:
+@pytest.mark.parametrize("student", [STUDENT, InternImage(size="nano"), Vit(size="tiny", patch_size=16, image_size=64)])
+def test_a_student_of_any_kind_comes_to_say_what_the_teacher_says(teacher: Weights, student: Model) -> None:
     networks = Distil(teacher=teacher).build(student, num_steps=12)
     optimizer = torch.optim.AdamW(networks.student.parameters(), lr=3e-3)
     data, totals = batch(), []
