@@ -16,6 +16,7 @@ from pydantic import Field
 
 from storage.filesystem import content_key, read_bytes
 from storage.images import ImageError, decode_gray
+from tasks.algorithms.pdq import pdq_hash
 from tasks.config import StageConfig
 from tasks.web.errors import BadHashList
 
@@ -119,8 +120,6 @@ def _exact(hashes: NDArray[Any], digest: str, one: HashList) -> Match | None:
 
 def _pdq(body: bytes) -> tuple[bytes, int]:
     """The picture's hash and its quality; quality 0 for one that does not decode, which `screen` will drop."""
-    from tasks.algorithms.pdq import pdq_hash
-
     try:
         return pdq_hash(decode_gray(body, min_side=_PDQ_SIDE))
     except ImageError:

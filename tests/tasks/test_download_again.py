@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from examples.sample_web.concepts import render_scene
 from storage.errors import BadManifest
 from storage.filesystem import read_bytes
+from storage.images import decode_gray, encode_jpeg
 from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.samples import read_samples
 from storage.tables import read_table
+from tasks.algorithms.pdq import pdq_hash
 from tasks.download import TIMING_COLUMNS, download
 from tasks.web.errors import BadHashList
 from tasks.web.known_bad import HashList, KnownBad, load_hashes
@@ -169,3 +173,20 @@ def test_digests_that_end_in_zeros_are_found_and_their_neighbours_are_not(tmp_pa
     for digest, bad in (("ab" * 15 + "00", True), ("00" * 16, True), ("ff" * 16, True), ("ab" * 16, False),
                         ("00" * 15 + "01", False)):  # fmt: skip
         assert (known.match(b"", md5=digest, sha256="00" * 32) is not None) is bad
+
+
+def test_a_picture_is_known_by_its_pdq_hash_however_it_was_saved(
+    tmp_path: Path, layout: Layout, web: HostileWeb
+) -> None:
+    scene = render_scene("desert", 3, (400, 300))
+    other = render_scene("desert", 4, (400, 300))
+    digest, quality = pdq_hash(decode_gray(encode_jpeg(scene, quality=95)))
+    assert quality >= 50
+    web.page("/same.jpg", encode_jpeg(scene, quality=40))
+    web.page("/other.jpg", encode_jpeg(other, quality=40))
+    web.page("/flat.jpg", encode_jpeg(np.full((300, 400, 3), 90, np.uint8), quality=90))
+    urls = policy_of(tmp_path, layout, [f"http://h.example/{name}.jpg" for name in ("same", "other", "flat")])
+    lists = (listed(tmp_path, "pdq", digest.hex(), "00" * 32),)
+    manifest = download.fn(urls, config_for(web, known_bad=lists), layout)
+    found = {row["url"].rpartition("/")[2]: row["drop"] for row in result(manifest)}
+    assert found == {"same.jpg": "known_bad", "other.jpg": None, "flat.jpg": None}
