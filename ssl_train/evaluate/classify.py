@@ -1,9 +1,11 @@
 """Top-1 and top-5 accuracy of a trained classifier: while it trains, and of its exported files afterwards.
 
 python -m ssl_train.evaluate.classify RUN [key=value ...]     # its output folder, or a teacher*.safetensors in it
+python -m ssl_train.evaluate.classify internimage_t_1k_224.pth folder=/data/val crop_share=1     # a published classifier
 
 The validation images are those of the run's `metrics.classify`; key=value sets or changes them (folder=/data/val).
-The scores are written beside the weights, as classify.json.
+The scores are written beside the weights, as classify.json. Published classifiers' numbers are those of the images'
+classes by name; that is the order of ImageNet's folders.
 """
 
 import json
@@ -28,7 +30,7 @@ from ssl_train.data.source import EncodedImage, Images, read_labels
 from ssl_train.distributed import World, all_reduce_sum
 from ssl_train.errors import CheckpointError, ConfigError, TrainError
 from ssl_train.models import Backbone
-from ssl_train.models.class_head import ClassHead
+from ssl_train.models.class_head import ClassHead, ClassHeadNet
 from ssl_train.models.load import METADATA, read_backbone, read_tensors
 from ssl_train.settings import overridden, parse_settings
 from storage.errors import StorageError
@@ -180,34 +182,67 @@ class Classifier(NamedTuple):
     """A classifier from its files, in eval mode."""
 
     networks: nn.ModuleDict
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] | None
+    """None where the files do not name the classes: published ones."""
     step: int
 
 
-def read_classifier(teacher: str, heads: str) -> Classifier:
-    """The classifier whose backbone and heads the trainer exported. Raises CheckpointError where they are none."""
+def read_classifier(teacher: str, heads: str | None = None) -> Classifier:
+    """The classifier whose backbone and heads the trainer exported; without `heads` a published one, in one file.
+
+    Raises CheckpointError where they are none.
+    """
     loaded = read_backbone(teacher)
-    tensors, metadata = read_tensors(heads)
+    tensors, metadata = read_tensors(heads or teacher)
     facts = json.loads(metadata.get(METADATA, "{}"))
-    if "class_head" not in facts:
+    if heads is None:
+        settings, own = published_head(tensors, teacher)
+    elif "class_head" in facts:
+        settings = parse_settings(ClassHead, facts["class_head"])
+        own = {name.removeprefix("class_head."): tensor for name, tensor in tensors.items()}
+    else:
         raise CheckpointError(f"{heads} holds no classifier: it is exported by runs with method.kind = supervised.")
-    head = parse_settings(ClassHead, facts["class_head"]).build(loaded.network.dim)
-    own = {name.removeprefix("class_head."): tensor for name, tensor in tensors.items()}
-    head.load_state_dict(own, strict=True)
+    head = settings.build(loaded.network.dim)
+    try:
+        head.load_state_dict({name: tensor.float() for name, tensor in own.items()}, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"the head in {heads or teacher} does not fit the backbone: {error}") from error
     networks = nn.ModuleDict({"backbone": loaded.network, "class_head": head}).eval()
-    return Classifier(networks, tuple(facts["classes"]), int(facts.get("step", 0)))
+    names = tuple(facts["classes"]) if "classes" in facts else None
+    return Classifier(networks, names, int(facts.get("step", 0)))
+
+
+def published_head(tensors: Mapping[str, Tensor], path: str) -> tuple[ClassHead, dict[str, Tensor]]:
+    """The head in a published checkpoint: a linear layer (DeiT, DeiT III, ResNet) or InternImage's, T to XL.
+
+    Raises CheckpointError where there is none.
+    """
+    plain = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    plain |= {f"head.{kind}": plain[f"fc.{kind}"] for kind in ("weight", "bias") if f"fc.{kind}" in plain}
+    if "head.weight" not in plain or any(name.startswith("clip_projector.") for name in plain):
+        raise CheckpointError(f"{path} holds no classifier of a known kind: a linear layer named `head` or `fc`.")
+    own = {name: tensor for name, tensor in plain.items() if name.split(".")[0] in ("head", "conv_head")}
+    num_classes, width = own["head.weight"].shape
+    if "conv_head.0.weight" not in own:
+        return ClassHead(num_classes=num_classes), own
+    ratio = width / own["conv_head.0.weight"].shape[1]
+    return ClassHead(num_classes=num_classes, pool="mean", widen=ratio), own
 
 
 def evaluate(run: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The scores of a run's exported classifier, as they are written beside it."""
+    """The scores of a run's exported classifier, or of a published one, as they are written beside it."""
     place = Path(run)
-    teacher = place if place.suffix == ".safetensors" else place / "teacher.safetensors"
+    teacher = place if place.suffix else place / "teacher.safetensors"
+    heads = teacher.with_name(teacher.name.replace("teacher", "heads")) if "teacher" in teacher.name else None
     config = parse_settings(Classify, overridden(_asked(teacher.parent), overrides))
-    classifier = read_classifier(str(teacher), str(teacher.with_name(teacher.name.replace("teacher", "heads"))))
+    classifier = read_classifier(str(teacher), None if heads is None else str(heads))
     found = config.open(classifier.class_names)
+    num_classes = cast(ClassHeadNet, classifier.networks["class_head"]).head.out_features
+    if len(found.labels.names) > num_classes:
+        raise ConfigError(f"the images have {len(found.labels.names)} classes, the classifier knows {num_classes}.")
     world = World(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     scores = classification_scores(classifier.networks.to(world.device), found, config, world)
-    told = {**scores._asdict(), "num_classes": len(classifier.class_names), "step": classifier.step}
+    told = {**scores._asdict(), "num_classes": num_classes, "step": classifier.step}
     result = {**told, "teacher": str(teacher), "settings": asdict(config)}
     write_bytes(str(teacher.parent / "classify.json"), json.dumps(result, indent=1).encode())
     return result

@@ -45,7 +45,9 @@ class ClassHeadNet(nn.Module):
         width = 2 * dim if config.pool == "cls_mean" else dim
         if config.widen is not None:
             width = int(dim * config.widen)
-            self.conv_head = nn.Sequential(nn.Conv2d(dim, width, 1, bias=False), BatchNorm(width), nn.GELU())
+            self.conv_head = nn.Sequential(
+                nn.Conv2d(dim, width, 1, bias=False), nn.Sequential(BatchNorm(width)), nn.GELU()
+            )
         self.head = nn.Linear(width, config.num_classes)
         nn.init.zeros_(self.head.weight)
         if config.init_std:
