@@ -125,6 +125,13 @@ def verified_groups(
     return keeper, correlation
 
 
+def correlations(
+    one: UInt8[np.ndarray, "pairs pixels"], other: UInt8[np.ndarray, "pairs pixels"]
+) -> Float[np.ndarray, " pairs"]:
+    """Pearson's correlation of each row of `one` with the same row of `other`."""
+    return np.asarray(np.einsum("pi,pi->p", _standardised(one), _standardised(other)))
+
+
 def _standardised(thumbnails: UInt8[np.ndarray, "images pixels"]) -> Float[np.ndarray, "images pixels"]:
     """Rows of mean 0 and length 1: a product of two is their correlation. Flat rows are like each other only."""
     centred = thumbnails - thumbnails.mean(axis=1, keepdims=True)

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ from pydantic import ValidationError
 
 from examples.sample_web.concepts import CONCEPTS, render_scene
 from examples.sample_web.plants import transform
-from storage.images import Pixels, encode_jpeg
+from storage.images import Pixels, decode_gray, encode_jpeg
 from storage.layout import Layout
+from storage.manifest import FileEntry, Manifest
 from storage.tables import read_table
-from tasks.hash_dedup import HashDedup, find_copies, frequency_hashes, hash_dedup, thumbnail
+from tasks.algorithms.pdq import pdq_hash
+from tasks.hash_copies import find_copies
+from tasks.hash_dedup import HashDedup, frequency_hashes, hash_dedup, thumbnail
 from tests.tasks.image_stages import downloaded, rows_of, verdicts
 
 
@@ -175,4 +179,87 @@ def test_no_copies_give_an_empty_table(layout: Layout, pictures: dict[str, bytes
     few = {name: pictures[name] for name in ("050-scene", "055-scene")}
     manifest = hash_dedup.fn(downloaded(layout, few), HashDedup(), layout)
     assert read_table(manifest.file("duplicates.parquet")).num_rows == 0
-    assert find_copies([], [], min_correlation=0.9, images_per_pass=10).num_rows == 0
+    assert find_copies([], min_correlation=0.9, images_per_pass=10).num_rows == 0
+
+
+def _copies_of(manifest: Manifest) -> dict[str, str]:
+    return {row["id"]: row["other"] for row in rows_of(manifest) if row["drop"]}
+
+
+def test_pdq_finds_the_same_bytes_and_its_hash_is_the_published_one(pictures: dict[str, bytes], layout: Layout) -> None:
+    some = {name: pictures[name] for name in [*list(pictures)[:6], "000-again", "012-recompressed"]}
+    rows = {row["id"]: row for row in rows_of(hash_dedup.fn(downloaded(layout, some), HashDedup(method="pdq"), layout))}
+    assert rows["000-scene"]["other"] == "000-again"  # the smaller id
+    digest, quality = pdq_hash(decode_gray(some["003-scene"], min_side=512))
+    assert rows["003-scene"]["hash"] == (digest.hex() if quality >= 50 else None)
+
+
+@pytest.mark.parametrize("method", ["pca", "phash", "pdq"])
+def test_a_larger_radius_finds_more_copies_and_never_other_scenes(
+    pictures: dict[str, bytes], layout: Layout, method: Any
+) -> None:
+    source = downloaded(layout, pictures, parts=3)
+    radius = {"pca": 6, "phash": 6, "pdq": 31}[method]
+    exact = _copies_of(hash_dedup.fn(source, HashDedup(method=method), layout))
+    near = _copies_of(hash_dedup.fn(source, HashDedup(method=method, max_distance=radius), layout))
+    assert set(exact) <= set(near)
+    assert len(near) == 30  # every second file of a scene, recompressed ones too
+    assert all(name[:3] == other[:3] for name, other in near.items())
+    assert not set(near.values()) & set(near)  # a keeper is never a copy
+
+
+def test_copies_of_an_earlier_crawl_are_dropped_unless_they_are_larger(layout: Layout, tmp_path: Path) -> None:
+    scenes = {number: _scene(number, (256, 192)) for number in range(20)}
+    small = {
+        number: np.asarray(Image.fromarray(scene).resize((128, 96), Image.Resampling.BOX))
+        for number, scene in scenes.items()
+    }
+    old = {f"old{number:02d}": encode_jpeg(scenes[number], quality=90) for number in range(1, 20)}
+    old["old00"] = encode_jpeg(small[0], quality=95)
+    new = {
+        "new01": old["old01"],
+        "new02": encode_jpeg(small[2], quality=95),
+        "new00": encode_jpeg(scenes[0], quality=90),
+    }
+    new["new20"] = encode_jpeg(_scene(20, (256, 192)), quality=90)
+    first = hash_dedup.fn(downloaded(layout, old, parts=2), HashDedup(), layout)
+    here = Layout(str(tmp_path / "later"))
+    later = downloaded(here, new)
+    found = hash_dedup.fn(later, HashDedup(), here, earlier=[first])
+    assert _copies_of(found) == {"new01": "old01", "new02": "old02"}
+    assert hash_dedup.fn(later, HashDedup(), here).fingerprint != found.fingerprint
+    assert Path(found.file("pca.npy")).read_bytes() == Path(first.file("pca.npy")).read_bytes()
+    with pytest.raises(ValueError, match="cannot be compared with 'phash'"):
+        hash_dedup.fn(later, HashDedup(method="phash"), here, earlier=[first])
+
+
+def test_all_crawls_at_once_and_one_after_the_other_drop_the_same_new_images(
+    pictures: dict[str, bytes], layout: Layout, tmp_path: Path
+) -> None:
+    """With one PCA the hashes are the same: what a run over both crawls drops of the new one, the second run drops."""
+    first_half = {f"1-{name}": data for name, data in pictures.items() if name.endswith("scene")}
+    second_half = {f"2-{name}": data for name, data in pictures.items() if not name.endswith("scene")}
+    fitted = hash_dedup.fn(downloaded(layout, first_half, parts=2), HashDedup(), layout)
+    config = HashDedup(pca_file=fitted.file("pca.npy"), max_distance=4)
+    one, other, both = (Layout(str(tmp_path / name)) for name in ("one", "other", "both"))
+    earlier = hash_dedup.fn(downloaded(one, first_half, parts=2), config, one)
+    split = _copies_of(hash_dedup.fn(downloaded(other, second_half), config, other, earlier=[earlier]))
+    whole = _copies_of(hash_dedup.fn(downloaded(both, first_half | second_half, parts=3), config, both))
+    assert set(split) == set(whole) & set(second_half)
+    assert split
+
+
+def test_thumbnails_that_the_stage_before_made_serve_as_well(pictures: dict[str, bytes], layout: Layout) -> None:
+    few = dict(list(pictures.items())[:12])
+    source = downloaded(layout, few, parts=2)
+    alone = hash_dedup.fn(source, HashDedup(), layout)
+    ready = []
+    for path in source.paths(".parquet"):
+        rows = [few[name] for name in read_table(path)["id"].to_pylist()]
+        name = f"{Path(path).stem}.thumbnails.npy"
+        np.save(f"{source.directory}/{name}", np.stack([thumbnail(data) for data in rows]))
+        ready.append(FileEntry(name, len(rows), 0, ""))
+    with_ready = Manifest("download", 1, "7" * 64, source.directory, {}, {}, (*source.files, *ready), 12, 12, {})
+    assert [row["hash"] for row in rows_of(hash_dedup.fn(with_ready, HashDedup(), layout))] == [
+        row["hash"] for row in rows_of(alone)
+    ]
