@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from ssl_train.data.collate import Crops
-from ssl_train.data.colours import GRAY, JITTER, STRENGTHS, Draws, coloured, draw
+from ssl_train.data.colours import FLIP, GRAY, JITTER, STRENGTHS, Draws, coloured, draw
 from ssl_train.data.pixels import Box, crop_and_resize, random_box
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -53,6 +53,8 @@ class MultiCrop:
     """By how much brightness, contrast and saturation are scaled at most, and by how much of a circle the hue turns."""
     gray: Share = GRAY
     """Chance that a crop loses its colours."""
+    flip: Share = FLIP
+    """Chance that a crop is mirrored; 0 for pictures in which left and right differ, such as digits."""
     device: Literal["host", "device"] = "host"
     """Where colours change, by the same draws: `host`, in the loader's processes, or `device`, in batches where the
     networks are, which leaves the host to decode, cut and resize."""
@@ -71,6 +73,7 @@ class MultiCrop:
             jitter=self.jitter,
             strengths=self.jitter_strengths,
             gray=self.gray,
+            flip=self.flip,
         )
         return Plan(tuple(boxes), tuple(view.pixels for view in views), draws)
 

@@ -48,15 +48,16 @@ def draw(
     jitter: float = JITTER,
     strengths: Sequence[float] = STRENGTHS,
     gray: float = GRAY,
+    flip: float = FLIP,
 ) -> Draws:
     """The draws of crops with these chances of a blur and of being solarised; always as many numbers for a crop.
 
-    `jitter` and `gray` are the chances of those changes, alike for all crops; `strengths` are by number in JITTERS.
+    `jitter`, `gray` and `flip` are the chances of those changes, alike for all crops; `strengths` are by number in JITTERS.
     """
     size = len(blur)
     rows = np.empty(size, DRAWS)
     chances = rng.random((5, size))
-    rows["flip"], rows["jitter"], rows["gray"] = chances[0] < FLIP, chances[1] < jitter, chances[2] < gray
+    rows["flip"], rows["jitter"], rows["gray"] = chances[0] < flip, chances[1] < jitter, chances[2] < gray
     rows["blur"], rows["solarize"] = chances[3] < blur, chances[4] < solarize
     rows["order"] = rng.random((size, len(JITTERS))).argsort(axis=1)
     rows["amounts"] = _CENTRES + np.array(strengths) * rng.uniform(-1, 1, (size, len(JITTERS)))
