@@ -1,8 +1,8 @@
 """The NSFW filter beside NudeNet's own call, on the same decoded photographs and one thread: images per CPU second.
 
-Ours examines the stage's batches of decoded arrays; the peer's `NudeDetector.detect` takes one image at a time (an array,
-so that neither decodes) and sorts out its boxes in Python. Detections are compared as they go: equal labels, scores
-within 0.01, boxes within two pixels. With a GPU (onnxruntime-gpu) a second row runs NSFW and faces together there.
+Ours examines the stage's batches of decoded arrays; the peer's `NudeDetector.detect` takes one image at a time (an
+array, so that neither decodes) and sorts out its boxes in Python. Their detections are compared: equal labels, scores
+within 0.01. With a GPU (onnxruntime-gpu) a second row runs NSFW and faces together there.
 
     python -m bench.nsfw [--images 300] [--repeats 3]
 """
@@ -18,7 +18,7 @@ import onnxruntime
 from nudenet import NudeDetector
 
 from bench.measure import machine, save
-from examples.sample_web.concepts import render_scene
+from examples.sample_web.concepts import CONCEPTS, render_scene
 from storage.images import Pixels
 from tasks.filters import Faces, Nsfw, Picture
 from tasks.filters.nudenet import Nudenet
@@ -26,7 +26,6 @@ from tasks.filters.nudenet import Nudenet
 WANTED, WANTED_GPU = 1.3, 1500.0
 _BATCH = 32
 _SIZES = ((384, 512), (512, 384), (640, 480), (333, 500), (800, 600))
-_CONCEPTS = ("desert", "forest", "sea", "city")
 
 
 def photographs(count: int) -> list[Pixels]:
@@ -37,7 +36,7 @@ def photographs(count: int) -> list[Pixels]:
     pictures = []
     for number in range(count):
         height, width = _SIZES[number % len(_SIZES)]
-        scene = np.ascontiguousarray(render_scene(_CONCEPTS[number % len(_CONCEPTS)], number, (width, height)))
+        scene = np.ascontiguousarray(render_scene(CONCEPTS[number % len(CONCEPTS)], number, (width, height)))
         scene[20:320, 10:310] = face[: scene.shape[0] - 20, : scene.shape[1] - 10]
         pictures.append(scene)
     return pictures
@@ -67,7 +66,7 @@ def disagreements(ours: Nudenet, theirs: NudeDetector, pictures: Sequence[Pixels
     """Pictures in which the two see something else."""
     wrong = 0
     for picture, found in zip(pictures, ours.detect(pictures), strict=True):
-        wanted = theirs.detect(picture[..., ::-1])  # it takes BGR, as OpenCV reads
+        wanted = theirs.detect(picture)
         pairs = list(zip(found, wanted, strict=False))
         alike = len(found) == len(wanted) and all(
             one.label == other["class"] and abs(one.score - other["score"]) < 0.01 for one, other in pairs

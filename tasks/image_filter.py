@@ -13,7 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import Field
 
 from storage.filesystem import read_bytes
@@ -25,6 +27,13 @@ from storage.samples import SampleWriter
 from storage.tables import count_drops, kept, read_table, table_from_rows, write_table
 from tasks.config import StageConfig
 from tasks.filters import BuiltFilter, Filter, Finding, Picture
+from tasks.filters.thumbnails import (
+    THUMBNAIL_DECODED_SIDE,
+    THUMBNAIL_PIXELS,
+    THUMBNAILS,
+    thumbnail,
+    write_array,
+)
 from tasks.stage import Outcome, Stage, stage_task
 
 VERSION = 1
@@ -41,6 +50,8 @@ class ImageFilter(StageConfig):
 
     filters: Annotated[tuple[Filter, ...], Field(min_length=1)]
     """The filters."""
+    thumbnails: bool = False
+    """Write `part-*.thumbnails.npy` beside each table, a row per kept image: hash deduplication then decodes nothing."""
 
 
 @stage_task(name="filter_images", task_run_name="{name}")
@@ -54,7 +65,13 @@ def filter_images(images: Manifest, config: ImageFilter, layout: Layout, name: s
         return stage.reuse()
     for plug in config.filters:
         plug.build()  # a missing model is said once, here, and not by every part
-    outcomes = stage.map(filter_part, images.paths(".parquet"), filters=config.filters, root=layout.root)
+    outcomes = stage.map(
+        filter_part,
+        images.paths(".parquet"),
+        filters=config.filters,
+        thumbnails=config.thumbnails,
+        root=layout.root,
+    )
     return stage.publish(outcomes)
 
 
@@ -79,31 +96,36 @@ class Item:
             self.picture, self.changed = replace(self.picture, pixels=finding.changed), True
 
 
-def filter_part(part: str, out: str, *, filters: Sequence[Filter], root: str) -> Outcome:
-    """One part: its table of verdicts and, when a filter may change images, a tar with the changed ones."""
+def filter_part(part: str, out: str, *, filters: Sequence[Filter], root: str, thumbnails: bool = False) -> Outcome:
+    """One part: its table of verdicts; when a filter may change images, a tar with the changed ones; thumbnails."""
     layout = Layout(root)
     built = [plug.build() for plug in filters]
     table = kept(read_table(part))
     carried = [column for column in CARRIED if column.name in table.column_names]
     rows = table.select([*IMAGE_COLUMNS, *(column.name for column in carried)]).to_pylist()
     counts: Counter[str] = Counter()
+    small: list[NDArray[np.uint8]] = []
     with ExitStack() as stack:
         tar = stack.enter_context(SampleWriter(f"{out}.tar")) if any(one.changes_images for one in built) else None
-        for batch in batches(rows, layout, needed_side(built)):
+        for batch in batches(rows, layout, needed_side(built, thumbnails=thumbnails)):
             examine(batch, built)
+            if thumbnails:
+                small += [thumbnail(one.picture.pixels) for one in batch if one.picture and one.row["drop"] is None]
             for item in batch:
                 counts.update(item.counts)
                 if tar is not None and item.changed and item.row["drop"] is None:
                     item.row |= _store(tar, item, layout.relative(f"{out}.tar"))
     judged = table_from_rows(rows, image_schema(*carried, *(column for one in built for column in one.fields)))
     files = [write_table(f"{out}.parquet", judged), *([tar.entry] if tar is not None else [])]
+    if thumbnails:
+        files.append(write_array(f"{out}{THUMBNAILS}", np.array(small, np.uint8).reshape(-1, THUMBNAIL_PIXELS)))
     drops = count_drops(judged)
     return Outcome(len(rows), len(rows) - sum(drops.values()), drops, files, dict(counts))
 
 
-def needed_side(built: Sequence[BuiltFilter]) -> int | None:
+def needed_side(built: Sequence[BuiltFilter], *, thumbnails: bool = False) -> int | None:
     """The resolution that serves all filters: whole if one needs it whole, else the largest of their sides."""
-    sides = [one.min_side for one in built]
+    sides = [*(one.min_side for one in built), THUMBNAIL_DECODED_SIDE if thumbnails else 1]
     return None if None in sides else max(side for side in sides if side is not None)
 
 

@@ -15,6 +15,7 @@ from storage.images import decode_rgb, encode_jpeg, jpeg_quality, probe
 from storage.layout import Layout
 from tasks import image_filter
 from tasks.filters import Faces, FilterUnavailable, Geometry, Nsfw
+from tasks.hash_dedup import thumbnail
 from tasks.image_filter import ImageFilter, filter_images
 from tests.tasks.filters.planted import backgrounds, coverage, planted_faces
 from tests.tasks.image_stages import downloaded, rows_of, verdicts
@@ -169,3 +170,26 @@ def test_a_changed_threshold_makes_a_new_stage_and_threads_do_not(layout: Layout
 def test_a_stage_without_filters_is_refused() -> None:
     with pytest.raises(ValidationError, match="at least 1"):
         ImageFilter(filters=())
+
+
+def test_thumbnails_are_those_of_the_kept_images_and_equal_what_their_bytes_give(layout: Layout) -> None:
+    scenes = backgrounds()[:3]
+    images = {
+        "photo0": encode_jpeg(scenes[0], quality=85),
+        "tiny": encode_jpeg(scenes[1][:30, :30], quality=85),
+        "drawing": _png(scenes[1]),
+        "photo1": encode_jpeg(scenes[2], quality=60),
+    }
+    config = ImageFilter(filters=(Geometry(),), thumbnails=True)
+    manifest = filter_images.fn(downloaded(layout, images, parts=2), config, layout, "screen")
+    kept = [row["id"] for row in rows_of(manifest) if row["drop"] is None]
+    thumbnails = np.concatenate([np.load(path) for path in manifest.paths(".thumbnails.npy")])
+    assert kept == ["photo0", "drawing", "photo1"]
+    assert (thumbnails.shape, thumbnails.dtype) == ((3, 1024), np.uint8)
+    for name, found in zip(kept, thumbnails, strict=True):
+        off = np.abs(found.astype(int) - thumbnail(images[name]).astype(int))
+        assert off.max() <= (0 if name == "drawing" else 3), name
+        assert off.mean() < 0.6
+    without = filter_images.fn(downloaded(layout, images, parts=2), SCREEN, layout, "screen")
+    assert not without.paths(".thumbnails.npy")
+    assert verdicts(without) == verdicts(manifest)
