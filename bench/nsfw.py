@@ -36,7 +36,7 @@ def photographs(count: int) -> list[Pixels]:
     pictures = []
     for number in range(count):
         height, width = _SIZES[number % len(_SIZES)]
-        scene = np.ascontiguousarray(render_scene(CONCEPTS[number % len(CONCEPTS)], number, (width, height)))
+        scene = np.array(render_scene(CONCEPTS[number % len(CONCEPTS)], number, (width, height)))
         scene[20:320, 10:310] = face[: scene.shape[0] - 20, : scene.shape[1] - 10]
         pictures.append(scene)
     return pictures
