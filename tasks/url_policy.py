@@ -1,6 +1,6 @@
 """Which of the found URLs may be fetched, each URL once, cut into parts that spread every host over the run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from itertools import pairwise
@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.core import url_to_fs
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from storage.filesystem import join
 from storage.layout import Layout
-from storage.manifest import Manifest
+from storage.manifest import Manifest, fingerprint
 from storage.tables import count_drops, kept, read_table, write_table
 from tasks.config import StageConfig
 from tasks.extract import SCHEMA
@@ -22,9 +23,11 @@ from tasks.removal.ledger import REMOVED, Ledger
 from tasks.stage import Outcome, Stage, stage_task
 from tasks.web.domains import lists_key, load_domain_set
 from tasks.web.errors import EmptyCrawl
-from tasks.web.policy import Rules, judge_urls
-from tasks.web.shuffle import read_bucket, read_group, split_by_bucket, write_groups
-from tasks.web.urls import MAX_STORED_CHARS
+from tasks.web.policy import Rules, check_pattern, judge_urls
+from tasks.web.shuffle import hex_ids, read_bucket, read_group, split_by_bucket, write_groups
+from tasks.web.urls import MAX_STORED_CHARS, public_suffix_version
+
+VERSION = 2
 
 
 class UrlPolicy(StageConfig):
@@ -50,9 +53,14 @@ class UrlPolicy(StageConfig):
     """Domains whose owners asked to be left out."""
     opted_out_domain_files: tuple[str, ...] = ()
     """The same from files."""
+    blocked_patterns: tuple[Annotated[str, AfterValidator(check_pattern)], ...] = ()
+    """Regular expressions (RE2); a URL in which one is found, anywhere, is not fetched: `/ads?/`, `[?&]pixel=`."""
+    blocked_extensions: frozenset[Annotated[str, Field(pattern="^[a-z0-9]{1,8}$")]] = frozenset()
+    """Extensions (svg, ico, gif) of the path's last segment that are not fetched. A hint only: what a file is, its
+    bytes say, so none is blocked unless named here."""
     urls_per_part: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """URLs of one download part (at most)."""
-    rows_per_bucket: Annotated[int, Field(ge=1)] = 2_000_000
+    rows_per_bucket: Annotated[int, Field(ge=1)] = 1_000_000
     """Rows that duplicates are looked for in at a time (expected): the memory of one worker, about 1 KB a row."""
 
     @property
@@ -70,24 +78,27 @@ def url_policy(
     `known` is what earlier crawls have downloaded (a `download` stage, or several united): those URLs become
     `known_url`; what could not be had then is tried again. What the `ledger` names becomes `removed`.
 
-    Rows in id order: an id is a hash, so a host's URLs are spread evenly. Out of core in three passes: each extract
-    part is judged and split by id into buckets; each bucket is freed of duplicates (the first in crawl order stays) and
-    sorted; buckets are cut into parts. Cost: linear in rows; parts x buckets reads. Raises BadDomainList, EmptyCrawl.
+    Rows in id order: an id is a hash, so a host's URLs are spread evenly. Out of core in three passes: runs of extract
+    parts (of about a bucket's rows) are judged and split by id into buckets; each bucket is freed of duplicates (the
+    first in crawl order stays) and sorted; buckets are cut into parts. Memory: one run or one bucket, 1 KB a row,
+    whatever the size of the crawl. Cost: linear in rows, but for (rows / rows_per_bucket)^2 reads of a row group: a
+    million for a billion URLs. Raises BadDomainList, EmptyCrawl.
     """
     lists = lists_key(config.list_files)
+    policy = {"public_suffix_list": public_suffix_version()} | ({"lists": lists} if lists else {})
     stage = Stage(
         "url_policy",
-        version=1,
+        version=VERSION,
         config=config,
         inputs={"urls": urls} | ({"known": known} if known is not None else {}),
         layout=layout,
-        also=({"lists": lists} if lists else {}) | ({"ledger": ledger.identity} if ledger else {}),
+        also=policy | ({"ledger": ledger.identity} if ledger else {}),
     )
     if stage.finished:
         return stage.reuse()
     num_buckets = max(1, -(-urls.rows_in // config.rows_per_bucket))
     plain = {"config": config, "lists": lists, "ledger": ledger, "num_buckets": num_buckets}
-    judged = stage.map(judge_part, urls.paths(".parquet"), prefix="judged", **plain)
+    judged = stage.map(judge_run, runs_of_parts(urls, config.rows_per_bucket), prefix="judged", **plain)
     spread = [stage.path(entry.path) for outcome in judged for entry in outcome.files]
     earlier = known.paths(".parquet") if known is not None else []
     listed = stage.map(list_known, earlier, prefix="known", num_buckets=num_buckets)
@@ -112,24 +123,47 @@ def url_policy(
     outcomes = stage.map(cut_part, cuts)
     for path in spread + known_files + sorted_files:
         _remove(path)
-    return stage.publish(outcomes, facts={"buckets": num_buckets, "parts": len(outcomes)})
+    facts = {"buckets": num_buckets, "parts": len(outcomes), "policy": _policy_version(config, policy)}
+    return stage.publish(outcomes, facts=facts)
 
 
-def judge_part(
-    part: str, out: str, *, config: UrlPolicy, lists: str, num_buckets: int, ledger: Ledger | None = None
+def _policy_version(config: UrlPolicy, lists: Mapping[str, str]) -> str:
+    """What tells one policy from another: 16 hex digits of its code's version, its rules and its lists' content."""
+    return fingerprint("policy", VERSION, config.deciding(), lists)[:16]
+
+
+def runs_of_parts(urls: Manifest, rows: int) -> list[list[str]]:
+    """The parts of a stage in runs of about `rows` rows (of one part where that has more), in their order."""
+    entries = {join(urls.directory, entry.path): entry.rows for entry in urls.files}
+    runs: list[list[str]] = []
+    total = 0
+    for path in urls.paths(".parquet"):
+        if not runs or total + entries[path] > rows:
+            runs.append([])
+            total = 0
+        runs[-1].append(path)
+        total += entries[path]
+    return runs
+
+
+def judge_run(
+    run: Sequence[str], out: str, *, config: UrlPolicy, lists: str, num_buckets: int, ledger: Ledger | None = None
 ) -> Outcome:
-    """One extract part → its rows with verdicts, split into buckets by id."""
-    table = read_table(part)
+    """Some extract parts → their rows with verdicts, split into buckets by id."""
+    table = pa.concat_tables([_judged(read_table(part), config, lists, ledger) for part in run])
+    file = write_groups(f"{out}.parquet", split_by_bucket(table, num_buckets), SCHEMA)
+    drops = count_drops(table)
+    return Outcome(table.num_rows, table.num_rows - sum(drops.values()), drops, (file,))
+
+
+def _judged(table: pa.Table, config: UrlPolicy, lists: str, ledger: Ledger | None) -> pa.Table:
     reason, detail = judge_urls(table["url"], policy_rules(config, lists))
     if ledger:
         entry = ledger.match(table)
         removed = pc.and_(pc.is_null(reason), pc.is_valid(entry))
         reason, detail = pc.if_else(removed, REMOVED, reason), pc.if_else(removed, entry, detail)
     table = table.set_column(table.schema.get_field_index("drop"), SCHEMA.field("drop"), reason)
-    table = table.set_column(table.schema.get_field_index("detail"), SCHEMA.field("detail"), detail)
-    file = write_groups(f"{out}.parquet", split_by_bucket(table, num_buckets), SCHEMA)
-    drops = count_drops(table)
-    return Outcome(table.num_rows, table.num_rows - sum(drops.values()), drops, (file,))
+    return table.set_column(table.schema.get_field_index("detail"), SCHEMA.field("detail"), detail)
 
 
 def list_known(part: str, out: str, *, num_buckets: int) -> Outcome:
@@ -150,6 +184,8 @@ def policy_rules(config: UrlPolicy, lists: str) -> Rules:
         blocked=load_domain_set(config.blocked_domains, config.blocked_domain_files),
         allowed=load_domain_set(config.allowed_domains, config.allowed_domain_files),
         opted_out=load_domain_set(config.opted_out_domains, config.opted_out_domain_files),
+        patterns=config.blocked_patterns,
+        extensions=frozenset(config.blocked_extensions),
     )
 
 
@@ -169,11 +205,9 @@ def deduplicate_bucket(
 
 def mark_duplicates(table: pa.Table) -> pa.Table:
     """Rows in crawl order → in id order; of the kept rows with equal id all but the first become `duplicate_url`."""
-    order = pc.sort_indices(table.append_column("_row", pa.array(np.arange(table.num_rows))), [
-        ("id", "ascending"), ("_row", "ascending"),
-    ])  # fmt: skip
-    table = table.take(order)
-    ids = np.asarray(table["id"].to_pylist(), dtype="S24")
+    ids = hex_ids(table["id"])
+    order = np.argsort(ids, kind="stable")
+    table, ids = table.take(pa.array(order)), ids[order]
     kept = pc.is_null(table["drop"]).to_numpy()
     rows = np.flatnonzero(kept)
     repeats = rows[1:][ids[rows[1:]] == ids[rows[:-1]]]

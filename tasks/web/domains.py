@@ -1,16 +1,20 @@
 """Domain lists in the formats people publish, matched by suffix on label boundaries, in 8 bytes a domain."""
 
+import gzip
 import hashlib
+import io
 import re
+import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.filesystem import content_key, exists, join, list_files, read_bytes
+from storage.filesystem import content_key, exists, is_url, join, list_files, read_bytes
 from tasks.web.errors import BadDomainList
-from tasks.web.urls import ascii_domain
+from tasks.web.urls import ascii_domain, is_public_suffix
 
 _DOMAIN = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*")
 _HOSTS_FILE = re.compile(r"(?:0\.0\.0\.0|127\.0\.0\.1|::1?|fe80::\S*|ff0\S*::\S*|255\.255\.255\.255)\s+")
@@ -24,9 +28,15 @@ _HOSTS_FILE_NAMES = frozenset(
 )
 
 
+_UT1_NAMES = ("domains", "urls")
+_ARCHIVES = (".tar.gz", ".tgz", ".tar")
+_MAX_LIST_BYTES = 1 << 30
+_ALONE = "="  # before a host that covers no subdomain; no domain starts with it
+
+
 @dataclass(frozen=True)
 class DomainSet:
-    """Domains, and URL prefixes of single hosts. A domain covers its subdomains.
+    """Domains, and URL prefixes of single hosts. A domain covers its subdomains, an `alone` one only itself.
 
     Memory: 8 bytes a domain (sorted 64-bit hashes; with 5 million domains and a billion hosts, the chance of one wrong
     match is 3e-4), and plain strings for the prefixes.
@@ -56,12 +66,16 @@ class DomainSet:
         return None
 
 
-def build_domain_set(domains: Iterable[str], prefixes: Iterable[tuple[str, str]] = ()) -> DomainSet:
-    """A set from domains as `ascii_domain` writes them and (host, path prefix) pairs."""
+def build_domain_set(
+    domains: Iterable[str], prefixes: Iterable[tuple[str, str]] = (), alone: Iterable[str] = ()
+) -> DomainSet:
+    """A set from domains as `ascii_domain` writes them, (host, path prefix) pairs, and hosts that stand for themselves
+    alone."""
     by_host: dict[str, list[str]] = {}
     for host, path in prefixes:
         by_host.setdefault(host.removeprefix("www."), []).append(path)
-    hashes = np.unique(np.fromiter(map(_hash, domains), np.uint64))
+    names = (*domains, *(_ALONE + host for host in alone))
+    hashes = np.unique(np.fromiter(map(_hash, names), np.uint64))
     return DomainSet(hashes, {host: tuple(sorted(set(paths))) for host, paths in by_host.items()})
 
 
@@ -71,43 +85,58 @@ def _hash(domain: str) -> int:
 
 def _suffixes(host: str) -> Iterator[str]:
     host = host.rstrip(".")
+    if host:
+        yield _ALONE + host
     while host:
         yield host
         host = host.partition(".")[2]
 
 
 def _first(hits: list[tuple[str, bool]]) -> str | None:
-    return next((suffix for suffix, hit in hits if hit), None)
+    return next((suffix.removeprefix(_ALONE) for suffix, hit in hits if hit), None)
 
 
 def load_domain_set(inline: Sequence[str], files: Sequence[str]) -> DomainSet:
-    """Domains given in a config and in text files (paths or URLs).
+    """Domains given in a config and in text files (paths or URLs, also .gz).
 
     A file is a plain list (one domain a line, `#` comments, `*.` allowed), a hosts file (`0.0.0.0 domain`) or a list of
-    URLs without scheme (`host/path`, as UT1's `urls`). A folder is a UT1 category (`domains`, `urls`) or a folder of
-    such categories. Raises BadDomainList with file and line, UnreachableStorage when there is no such file.
+    URLs without scheme (`host/path`, as UT1's `urls`). A folder, a URL that ends in a slash or a tar file (.tar.gz, as
+    UT1 publishes) is a UT1 category (`domains`, `urls`) or, but for URLs, holds such categories.
+
+    A public suffix (`com`, `co.uk`, `github.io`) stands for the host of that name alone, because it has no one owner:
+    a slip of the pen would forbid, or allow, a country. Written `*.github.io` it stands for all below it.
+
+    Raises BadDomainList with file and line, UnreachableStorage when there is no such file.
     """
-    domains = {_checked(name, "the config", number) for number, name in enumerate(inline, start=1)}
+    entries = [(name, "the config", number) for number, name in enumerate(inline, start=1)]
+    domains: set[str] = set()
+    alone: set[str] = set()
     prefixes: set[tuple[str, str]] = set()
+    for name, where, number in entries:
+        _add(name, _checked(name, where, number), domains, alone)
     for path in list_paths(files):
-        for host, prefix in _entries(path):
+        for written, host, prefix in _entries(path):
             if prefix is None:
-                domains.add(host)
+                _add(written, host, domains, alone)
             else:
                 prefixes.add((host, prefix))
-    return build_domain_set(domains, prefixes)
+    return build_domain_set(domains, prefixes, alone)
+
+
+def _add(written: str, domain: str, domains: set[str], alone: set[str]) -> None:
+    everything_below = written.strip().startswith(("*.", "."))
+    (alone if is_public_suffix(domain) and not everything_below else domains).add(domain)
 
 
 def list_paths(files: Sequence[str]) -> list[str]:
     """Text files that `files` names: themselves, or the `domains` and `urls` files of UT1 folders."""
     paths: list[str] = []
     for path in files:
-        inside = [
-            file
-            for pattern in ("domains", "urls", "*/domains", "*/urls")
-            if "://" not in path
-            for file in list_files(join(path, pattern))
-        ]
+        if is_url(path):
+            inside = [join(path, name) for name in _UT1_NAMES if path.endswith("/") and exists(join(path, name))]
+        else:
+            inside = [file for name in _UT1_NAMES for file in list_files(join(path, name))]
+            inside += [file for name in _UT1_NAMES for file in list_files(join(path, "*", name))]
         if not inside and not exists(path):
             raise BadDomainList(f"no domain list at {path}. Correct the path, or fetch the list.")
         paths += inside or [path]
@@ -119,19 +148,40 @@ def lists_key(files: Sequence[str]) -> str:
     return " ".join(content_key(path) for path in list_paths(files))
 
 
-def _entries(path: str) -> Iterator[tuple[str, str | None]]:
+def _texts(path: str) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of each list in a file: itself, unpacked, or the `domains` and `urls` of a tar file."""
+    data = read_bytes(path)
     try:
-        lines = read_bytes(path).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise BadDomainList(f"{path} is no text file: {error}. Give a list of domains, one a line.") from error
-    for number, line in enumerate(lines, start=1):
-        text, hosts_file = line.partition("#")[0].strip(), _HOSTS_FILE.match(line)
-        if hosts_file is not None:
-            names = text.split()[1:]
-            yield from ((_checked(name, path, number), None) for name in names if name not in _HOSTS_FILE_NAMES)
-        elif text:
-            host, slash, rest = text.partition("/")
-            yield _checked(host, path, number), f"/{rest}" if slash and rest else None
+        if path.lower().endswith(_ARCHIVES):
+            with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+                for member in archive:
+                    if member.isfile() and member.name.rsplit("/", 1)[-1] in _UT1_NAMES:
+                        opened = archive.extractfile(member)
+                        yield f"{path}:{member.name}", opened.read(_MAX_LIST_BYTES) if opened else b""
+        elif path.lower().endswith(".gz"):
+            with gzip.open(io.BytesIO(data)) as file:
+                yield path, file.read(_MAX_LIST_BYTES)
+        else:
+            yield path, data
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise BadDomainList(f"{path} cannot be unpacked: {error}. Fetch the list again.") from error
+
+
+def _entries(path: str) -> Iterator[tuple[str, str, str | None]]:
+    """(as written, domain, path prefix or None) of every entry."""
+    for where, data in _texts(path):
+        try:
+            lines = data.decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise BadDomainList(f"{where} is no text file: {error}. Give a list of domains, one a line.") from error
+        for number, line in enumerate(lines, start=1):
+            text, hosts_file = line.partition("#")[0].strip(), _HOSTS_FILE.match(line)
+            if hosts_file is not None:
+                names = [name for name in text.split()[1:] if name not in _HOSTS_FILE_NAMES]
+                yield from ((name, _checked(name, where, number), None) for name in names)
+            elif text:
+                host, slash, rest = text.partition("/")
+                yield host, _checked(host, where, number), f"/{rest}" if slash and rest else None
 
 
 def _checked(name: str, where: str, line: int) -> str:

@@ -20,6 +20,8 @@ REASONS = (
     "blocked_domain",
     "not_allowed_domain",
     "opted_out",
+    "blocked_pattern",
+    "extension",
 )
 _CODE = {reason: code for code, reason in enumerate(REASONS)}
 _KEPT = -1
@@ -27,6 +29,8 @@ _KEPT = -1
 _CUT = (
     r"^(?P<scheme>[a-z][a-z0-9+.\-]*):(?://(?P<host>\[[0-9a-f:]+\]|[^/?#\[\]@:]*)(?P<port>:[0-9]*)?(?P<path>$|[/?].*))?"
 )
+
+_EXTENSION = r"^/[^?]*\.(?P<extension>[A-Za-z0-9]{1,8})(?:\?.*)?$"  # of the path's last segment
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,17 @@ class Rules:
     blocked: DomainSet
     allowed: DomainSet
     opted_out: DomainSet
+    patterns: tuple[str, ...] = ()
+    extensions: frozenset[str] = frozenset()
+
+
+def check_pattern(pattern: str) -> str:
+    """The pattern, if it is a regular expression of RE2 (linear time, whatever the pattern). Raises ValueError."""
+    try:
+        pc.match_substring_regex(pa.array([""]), pattern)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{pattern!r} is no regular expression (RE2): {error}") from error
+    return pattern
 
 
 def judge_urls(urls: pa.ChunkedArray, rules: Rules) -> tuple[pa.Array, pa.Array]:
@@ -66,10 +81,28 @@ def judge_urls(urls: pa.ChunkedArray, rules: Rules) -> tuple[pa.Array, pa.Array]
         codes[(codes == _KEPT) & broken] = _CODE[reason]
     by_host = codes == _KEPT
     codes[by_host] = host_codes[by_host]
+    host_details, codes = _judge_paths(urls, path, rules, codes, host_details)
     reasons = pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes == _KEPT), pa.array(REASONS)).cast(pa.string())
     details = pc.if_else(pa.array(by_host), host_details, pa.scalar(None, pa.string()))
     details = pc.if_else(pa.array(codes == _CODE["scheme"]), scheme, details)
     return reasons, pc.if_else(pa.array(codes == _CODE["port"]), port, details)
+
+
+def _judge_paths(
+    urls: pa.Array, path: pa.Array, rules: Rules, codes: NDArray[np.int8], details: pa.Array
+) -> tuple[pa.Array, NDArray[np.int8]]:
+    """(details, codes) with what patterns and extensions say of the URLs that are kept so far."""
+    for pattern in rules.patterns:
+        hit = (codes == _KEPT) & _mask(pc.match_substring_regex(urls, pattern).fill_null(False))
+        codes[hit] = _CODE["blocked_pattern"]
+        details = pc.if_else(pa.array(hit), pa.scalar(pattern), details)
+    if rules.extensions:
+        extension = pc.struct_field(pc.extract_regex(path, _EXTENSION), "extension").fill_null("")
+        extension = pc.utf8_lower(extension)
+        hit = (codes == _KEPT) & _mask(pc.is_in(extension, value_set=pa.array(sorted(rules.extensions))))
+        codes[hit] = _CODE["extension"]
+        details = pc.if_else(pa.array(hit), extension, details)
+    return details, codes
 
 
 def _mask(array: pa.Array) -> NDArray[np.bool_]:

@@ -12,13 +12,24 @@ from numpy.typing import NDArray
 from storage.filesystem import open_read, write_bytes
 from storage.manifest import FileEntry
 
+ID_CHARS = 24
 _KEY_CHARS = 8  # 32 bits of the id decide the bucket
+
+
+def hex_ids(ids: pa.Array | pa.ChunkedArray) -> NDArray[np.bytes_]:
+    """Ids (24 hexadecimal characters each) as fixed-length bytes, without an object per id. [rows] of S24"""
+    whole = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+    fixed = whole.cast(pa.binary()).cast(pa.binary(ID_CHARS))  # refuses an id of another length
+    data = np.frombuffer(fixed.buffers()[1], np.uint8) if len(fixed) else np.zeros(0, np.uint8)
+    start = fixed.offset * ID_CHARS
+    return data[start : start + len(fixed) * ID_CHARS].view(f"S{ID_CHARS}")
 
 
 def bucket_of_id(ids: pa.Array, num_buckets: int) -> NDArray[np.int64]:
     """Bucket of each hexadecimal id: equal ranges of its first 32 bits, so buckets in order are ids in order. [rows]"""
-    text = np.asarray(ids.to_pylist(), dtype=f"S{_KEY_CHARS}") if len(ids) else np.zeros(0, f"S{_KEY_CHARS}")
-    digits = text.view(np.uint8).reshape(-1, _KEY_CHARS).astype(np.int64)  # [rows, 8] of b"0".."9", b"a".."f"
+    digits = (
+        hex_ids(ids).view(np.uint8).reshape(-1, ID_CHARS)[:, :_KEY_CHARS].astype(np.int64)
+    )  # of b"0".."9", b"a".."f"
     nibbles = np.where(digits >= ord("a"), digits - ord("a") + 10, digits - ord("0"))
     key = nibbles @ (1 << (4 * np.arange(_KEY_CHARS - 1, -1, -1, dtype=np.int64)))
     return (key * num_buckets) >> (4 * _KEY_CHARS)

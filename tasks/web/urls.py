@@ -3,6 +3,7 @@
 import hashlib
 import re
 from functools import lru_cache
+from importlib.metadata import version
 from typing import NamedTuple
 
 from ada_url import URL, idna_to_ascii, join_url, normalize_url
@@ -135,6 +136,17 @@ def ascii_domain(name: str) -> str:
 @lru_cache(maxsize=1)
 def _public_suffixes() -> PublicSuffixList:
     return PublicSuffixList()  # the copy that the package carries: no download
+
+
+@lru_cache(maxsize=1)
+def public_suffix_version() -> str:
+    """Which Public Suffix List this is: the version of the package that carries it."""
+    return version("publicsuffixlist")
+
+
+def is_public_suffix(domain: str) -> bool:
+    """True for what nobody owns as a whole: `com`, `co.uk`, `github.io` (private section included)."""
+    return _public_suffixes().is_public(domain)
 
 
 @lru_cache(maxsize=65536)

@@ -14,7 +14,7 @@ from storage.manifest import Manifest
 from storage.tables import kept, read_table, write_table
 from tasks.extract import SCHEMA
 from tasks.removal.ledger import Entry, Ledger
-from tasks.url_policy import UrlPolicy, mark_duplicates, part_spans, url_policy
+from tasks.url_policy import UrlPolicy, mark_duplicates, part_spans, runs_of_parts, url_policy
 from tasks.web.errors import BadDomainList, EmptyCrawl
 from tasks.web.urls import name_url
 
@@ -193,3 +193,28 @@ def test_what_the_ledger_names_is_not_fetched(tmp_path: Path, layout: Layout) ->
     assert set(removed) == {url for url in URLS if domain in url}
     assert set(removed.values()) == {f"domain:{domain}"}
     assert url_policy.fn(crawl, UrlPolicy(), layout, ledger=Ledger()).fingerprint == run(layout, crawl).fingerprint
+
+
+def test_runs_of_parts_hold_every_part_in_order_and_about_a_buckets_rows(tmp_path: Path) -> None:
+    crawl = crawl_of(tmp_path, *([URLS[:number] for number in (30, 30, 90, 1, 1, 1)]))
+    runs = runs_of_parts(crawl, 60)
+    assert [len(run) for run in runs] == [2, 1, 3]
+    assert [path for run in runs for path in run] == crawl.paths(".parquet")
+
+
+def test_the_policys_version_is_in_the_manifest_and_changes_with_its_rules_alone(
+    tmp_path: Path, layout: Layout
+) -> None:
+    one, other = crawl_of(tmp_path / "one", URLS), crawl_of(tmp_path / "other", URLS[:200])
+    version = run(layout, one).facts["policy"]
+    assert len(version) == 16
+    assert run(Layout(str(tmp_path / "elsewhere")), other).facts["policy"] == version
+    assert run(layout, one, blocked_domains=("host1.example",)).facts["policy"] != version
+
+
+def test_patterns_and_extensions_drop_with_their_reason(tmp_path: Path, layout: Layout) -> None:
+    crawl = crawl_of(tmp_path, [*URLS, "https://a.example/x.svg", "https://a.example/pixel?id=1"])
+    manifest = run(layout, crawl, blocked_extensions={"svg"}, blocked_patterns=("/pixel",))
+    assert manifest.drops == {"blocked_pattern": 1, "extension": 1}
+    with pytest.raises(ValidationError, match="no regular expression"):
+        UrlPolicy(blocked_patterns=("(",))

@@ -1,5 +1,7 @@
 """The policy says what a person with the rules in hand would say, URL by URL, whatever the size of the lists."""
 
+import gzip
+import tarfile
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.web.domains import DomainSet, build_domain_set, list_paths, lists_key, load_domain_set
 from tasks.web.errors import BadDomainList
-from tasks.web.policy import Rules, judge_urls
+from tasks.web.policy import Rules, check_pattern, judge_urls
 
 EMPTY = build_domain_set(())
 
@@ -94,6 +96,49 @@ def test_url_prefixes_block_their_path_on_its_boundary() -> None:
     assert reason("http://other.example/adult/", blocked=blocked) is None
 
 
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://a.example/x.svg", "extension"),
+        ("http://a.example/dir.svg/x", None),
+        ("http://a.example/x.SVG?size=2.jpg", "extension"),
+        ("http://a.example/x?file=y.svg", None),
+        ("http://a.example/.svg", "extension"),
+        ("http://a.example/svg", None),
+        ("http://a.svg/", None),
+        ("http://a.example/ads/x.jpg", "blocked_pattern"),
+        ("http://ads.example/x.jpg", None),
+        ("ftp://a.example/ads/x.svg", "scheme"),
+    ],
+)
+def test_patterns_and_extensions_come_after_the_rules_of_hosts(url: str, expected: str | None) -> None:
+    changes = {"patterns": ("[.]php$", "/ads?/"), "extensions": frozenset({"svg", "ico"})}
+    reasons, details = judge_urls(pa.array([url]), rules(**changes))
+    assert reasons[0].as_py() == expected
+    assert details[0].as_py() == {"extension": "svg", "blocked_pattern": "/ads?/", "scheme": "ftp"}.get(expected or "")
+
+
+def test_a_pattern_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no regular expression \(RE2\)"):
+        check_pattern("a(b")
+
+
+def test_a_public_suffix_stands_for_itself_alone_unless_all_below_it_is_meant() -> None:
+    """One line `co.uk` in a list does not shut out a country."""
+    written = load_domain_set(["co.uk", "github.io", "*.edu", ".gov", "shop.co.uk"], [])
+    hosts = [
+        "co.uk",
+        "bbc.co.uk",
+        "x.shop.co.uk",
+        "github.io",
+        "someone.github.io",
+        "mit.edu",
+        "nasa.gov",
+        "edu.example",
+    ]
+    assert written.match(hosts) == ["co.uk", None, "shop.co.uk", "github.io", None, "edu", "gov", None]
+
+
 def test_no_urls_give_no_verdicts() -> None:
     reasons, details = judge_urls(pa.array([], pa.string()), rules())
     assert (len(reasons), len(details)) == (0, 0)
@@ -139,6 +184,26 @@ def test_lists_are_read_in_the_formats_people_publish(tmp_path: Path) -> None:
     assert matched(ut1, "adult.example", "gambling.example") == [True, True]
     assert ut1.match_prefix("host.example", "/adult/x.jpg") == "host.example/adult/"
     assert len(list_paths([str(tmp_path / "ut1" / "adult")])) == 2
+
+
+def test_packed_lists_are_read_as_they_are_published(tmp_path: Path) -> None:
+    """UT1 is published as one .tar.gz a category."""
+    write_lists(tmp_path)
+    with tarfile.open(tmp_path / "adult.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "ut1" / "adult", "adult")
+    (tmp_path / "hosts.gz").write_bytes(gzip.compress((tmp_path / "hosts").read_bytes()))
+    packed = load_domain_set([], [str(tmp_path / "adult.tar.gz"), str(tmp_path / "hosts.gz")])
+    assert matched(packed, "adult.example", "gambling.example", "a.example") == [True, False, True]
+    assert packed.match_prefix("host.example", "/adult/x.jpg") == "host.example/adult/"
+    (tmp_path / "bad.tar.gz").write_bytes(b"<html>404</html>")
+    with pytest.raises(BadDomainList, match=r"bad\.tar\.gz cannot be unpacked"):
+        load_domain_set([], [str(tmp_path / "bad.tar.gz")])
+
+
+def test_a_line_of_a_packed_list_that_is_no_domain_says_where(tmp_path: Path) -> None:
+    (tmp_path / "list.gz").write_bytes(gzip.compress(b"good.example\n<html>\n"))
+    with pytest.raises(BadDomainList, match=r"list\.gz, line 2"):
+        load_domain_set([], [str(tmp_path / "list.gz")])
 
 
 @pytest.mark.parametrize("content", ["<html>404 not found</html>", "ads.example other.example", "a..b", "-.example"])
