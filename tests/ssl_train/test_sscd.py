@@ -194,6 +194,21 @@ def test_a_run_ends_in_a_file_that_describes_as_its_network_does(
     assert sizes[0] < 0.6 * sizes[1]
 
 
+def test_four_steps_equal_two_plus_stop_plus_resume_two_bit_for_bit(
+    copies_run: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    settings = ("method.blends.chance=0.5", "checkpoint.every_steps=100")
+    whole = Trainer(copies_run(*settings, f"output_dir={tmp_path / 'whole'}"), ALONE)
+    assert whole.run()
+    stopped = Trainer(copies_run(*settings), ALONE)
+    stopped.stop.set()
+    assert not stopped.run()
+    resumed = Trainer(copies_run(*settings), ALONE)
+    assert resumed.run()
+    assert_close(resumed.networks.state_dict(), whole.networks.state_dict(), rtol=0, atol=0)
+    assert int(resumed.networks.state_dict()["student.backbone.bn1.num_batches_tracked"]) == 4
+
+
 def test_an_export_without_descriptor_layers_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, teacher = Resnet(size="tiny"), tmp_path / "teacher.safetensors"
     save_file(model.build().state_dict(), teacher, metadata=describe(model))
