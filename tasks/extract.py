@@ -34,6 +34,7 @@ SCHEMA = verdict_schema(
     pa.field("crawl_offset", pa.int64()),  # bytes into the crawl file (compressed), where the page's record starts
     pa.field("crawl_date", pa.string()),  # ISO 8601, UTC
 )
+VERSION = 2
 _FOUND = ("id", "url", "raw_url", "page_url", "alt", "how", "crawl_offset", "crawl_date")  # differ within a crawl file
 _ROWS_PER_BATCH = 20_000
 _ROWS_PER_FILE = 200_000
@@ -63,7 +64,7 @@ def extract(config: Extract, layout: Layout) -> Manifest:
     Raises CrawlNotFound, MalformedCrawl, EmptyCrawl.
     """
     files, content = find_crawl_files(config.crawl, config.listing_prefix)
-    stage = Stage("extract", version=1, config=config, inputs={}, layout=layout, also={"content": content})
+    stage = Stage("extract", version=VERSION, config=config, inputs={}, layout=layout, also={"content": content})
     if stage.finished:
         return stage.reuse()
     outcomes = stage.map(extract_part, files, config=config)

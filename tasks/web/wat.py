@@ -1,5 +1,6 @@
 """WAT files (Common Crawl's JSON about each page) → pages, without parsing HTML."""
 
+import re
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -11,6 +12,13 @@ from tasks.web.pages import Page, Reading, Tally
 from tasks.web.warc import read_records
 
 _MAX_RECORD_BYTES = 64 << 20
+# Two of three records of a WAT file (about requests, and about fetching) describe no page, many pages have no image:
+# none of these is parsed. A record that does not end like an object is: it may be cut, and shall be counted.
+_PAGE_MARK = b'"HTML-Metadata"'
+_IMAGE_MARKS = tuple(
+    map(re.compile, (rb'"(?:IMG|SOURCE)@/', rb":[iI][mM][aA][gG][eE]", rb"_[sS][rR][cC]"))
+)  # as in html_images
+_ENDS = (b"}", b"}\n", b"}\r\n")
 
 
 def pages_of_wat(file: IO[bytes], reading: Reading, tally: Tally) -> Iterator[Page]:
@@ -19,6 +27,9 @@ def pages_of_wat(file: IO[bytes], reading: Reading, tally: Tally) -> Iterator[Pa
         if record.record_type != WarcRecordType.metadata:
             continue
         offset, body = record.stream_pos, record.reader.read(_MAX_RECORD_BYTES)
+        if body.endswith(_ENDS) and (_PAGE_MARK not in body or not _may_name_images(body)):
+            tally.pages += _PAGE_MARK in body
+            continue
         try:
             envelope = orjson.loads(body)["Envelope"]
             html = _html_metadata(envelope)
@@ -32,6 +43,10 @@ def pages_of_wat(file: IO[bytes], reading: Reading, tally: Tally) -> Iterator[Pa
         tally.pages += 1
         url = warc.get("WARC-Target-URI") or record.headers.get("WARC-Target-URI") or ""
         yield Page(url.removeprefix("<").removesuffix(">"), warc.get("WARC-Date"), offset, content)
+
+
+def _may_name_images(body: bytes) -> bool:
+    return any(mark.search(body) for mark in _IMAGE_MARKS)
 
 
 def _html_metadata(envelope: dict[str, Any]) -> dict[str, Any] | None:
@@ -53,10 +68,10 @@ def images_of_metadata(html: dict[str, Any], reading: Reading) -> PageImages:
     for link in head.get("Link") or ():
         names.link(link.get("rel"), link.get("url"))
     for link in html.get("Links") or ():
-        tag, _, attribute = link.get("path", "").partition("@/")
-        if tag == "IMG":
-            names.attribute("img", attribute, link.get("url"), link.get("alt"))
-        elif tag == "SOURCE" and attribute != "src":
-            names.attribute("source", attribute, link.get("url"), link.get("alt"))
+        path = link.get("path", "")
+        if path.startswith("IMG@/"):
+            names.attribute("img", path[5:], link.get("url"), link.get("alt"))
+        elif path.startswith("SOURCE@/") and path != "SOURCE@/src":
+            names.attribute("source", path[8:], link.get("url"), link.get("alt"))
     base: str | None = head.get("Base")
     return PageImages(base, names.images)

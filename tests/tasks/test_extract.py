@@ -4,6 +4,7 @@ import gzip
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
@@ -52,6 +53,38 @@ def test_a_row_says_which_image_from_which_page_and_where_it_stands(
         "crawl_file": str(tmp_path / name), "crawl_offset": 0, "crawl_date": DATE,
     }  # fmt: skip
     assert (manifest.rows_in, manifest.rows_kept, manifest.facts["pages"]) == (6, 6, 6)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.warc.zst", "zstd"), ("a.warc.lz4", "lz4")])
+def test_other_compressions_are_read_alike(tmp_path: Path, layout: Layout, name: str, codec: str) -> None:
+    packed = b"".join(pa.compress(record, codec=codec, asbytes=True) for record in PAGES)
+    manifest = run(layout, write(tmp_path / name, packed))
+    assert urls(manifest) == [f"https://www.example/{number}.jpg" for number in range(6)]
+
+
+def test_a_large_crawl_file_becomes_several_tables_of_the_same_rows(
+    tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [page(f"https://www.example/{number}/", b"<img src=a><img src=b>" * 20) for number in range(50)]
+    path = write(tmp_path / "a.warc.gz", gz(pages))
+    whole = run(layout, path)
+    monkeypatch.setattr("tasks.extract._ROWS_PER_BATCH", 10)
+    monkeypatch.setattr("tasks.extract._ROWS_PER_FILE", 30)
+    cut = run(Layout(str(tmp_path / "cut")), path)
+    assert rows(cut) == rows(whole)
+    assert (len(whole.paths(".parquet")), len(cut.paths(".parquet"))) == (1, 4)
+    assert [entry.rows for entry in cut.files] == [30, 30, 30, 10]
+
+
+def test_a_base_of_script_or_data_does_not_count(tmp_path: Path, layout: Layout) -> None:
+    pages = [
+        page(f"https://www.example/{number}/", f"<base href='{base}'><img src=a.jpg>".encode())
+        for number, base in enumerate(("javascript:x", "data:text/html,x", "http://[", "/other/", "//cdn.example/"))
+    ]
+    assert urls(run(layout, write(tmp_path / "a.warc.gz", gz(pages)))) == [
+        "https://www.example/0/a.jpg", "https://www.example/1/a.jpg", "https://www.example/2/a.jpg",
+        "https://www.example/other/a.jpg", "https://cdn.example/a.jpg",
+    ]  # fmt: skip
 
 
 def test_the_offset_is_where_the_record_starts(tmp_path: Path, layout: Layout) -> None:

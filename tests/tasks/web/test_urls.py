@@ -1,11 +1,12 @@
 """One URL has one name: what browsers would request alike is stored alike, and nothing else is."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.web.urls import (
     MAX_STORED_CHARS,
+    Base,
     ascii_domain,
     canonical_url,
     name_url,
@@ -109,3 +110,30 @@ def test_the_registered_domain_is_what_one_owner_holds(host: str, domain: str) -
 
 def test_domains_of_lists_are_written_as_hosts_are() -> None:
     assert ascii_domain(" *.BÜCHER.Example. ") == "xn--bcher-kva.example"
+
+
+references = st.text(alphabet="aZ0.-_~/:?#%=&@\\ \t'é", max_size=12)
+bases = st.sampled_from(
+    [
+        "https://www.example.com/dir/page.html?q=1/2", "http://a.b-c.example.org/", "https://x.example.com/a/b?x=/y",
+        "HTTP://X.example.com/a", "https://1.2.3.4/", "https://a.1x/x", "https://a_b.example/x", "https://a.com:8080/x",
+        "https://xn--bcher-kva.example/a", "https://ab--c.example/x/y", "data:text/html,x", None,
+    ]
+)  # fmt: skip
+
+
+@settings(max_examples=1000)
+@given(bases, st.sampled_from(["", "", "https://", "http://h.example.org/", "//"]), references)
+def test_joining_what_is_plain_by_hand_gives_what_the_standards_parser_gives(
+    base: str | None, start: str, rest: str
+) -> None:
+    assert Base(base).join(start + rest) == canonical_url(start + rest, base)
+
+
+def test_plain_references_do_without_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Base("https://www.example.com/dir/page.html")
+    monkeypatch.setattr("tasks.web.urls.canonical_url", lambda raw, base: "parsed")
+    assert base.join("images/a.png") == "https://www.example.com/dir/images/a.png"
+    assert base.join("/a.png?x=1") == "https://www.example.com/a.png?x=1"
+    assert base.join("https://cdn.example.com/a.png") == "https://cdn.example.com/a.png"
+    assert [base.join(raw) for raw in ("../a", "//a.example.com/b", "a b", "HTTPS://x.example.com/")] == ["parsed"] * 4
