@@ -51,7 +51,7 @@ class ImageFilter(StageConfig):
     filters: Annotated[tuple[Filter, ...], Field(min_length=1)]
     """The filters."""
     thumbnails: bool = False
-    """Write `part-*.thumbnails.npy` beside each table, a row per kept image, so that hash deduplication decodes none."""
+    """Write `part-*.thumbnails.npy` beside each table, a row per kept image: hash deduplication then decodes none."""
 
 
 @stage_task(name="filter_images", task_run_name="{name}")
