@@ -73,9 +73,9 @@ def main() -> None:
         found = {name: queries.measure(encoder) for name, encoder in encoders.items()}
     for name, figures in found.items():
         print(name, {key: value for key, value in figures.items() if key != "by_kind"})
-    content = {"machine": machine(), "settings": {**vars(given), "training_seconds": round(seconds, 1)}, "found": found}
-    content["megabytes"] = round(files_bytes(given.keep) / 1e6, 2) if given.keep else None
-    save("copy_descriptor", content)
+    settings = {**vars(given), "training_seconds": round(seconds, 1)}
+    kept = {"megabytes": round(Path(given.keep).stat().st_size / 1e6, 2)} if given.keep else {}
+    save("copy_descriptor", {"machine": machine(), "settings": settings, **kept, "found": found})
 
 
 def recipe(given: argparse.Namespace, folder: str) -> TrainConfig:
@@ -139,7 +139,8 @@ def strong_copy(job: tuple[int, bytes]) -> bytes:
     """A copy of a scene by the augmentation that SSCD trains with, stored once more as JPEG."""
     number, original = job
     image = decode_rgb(original)
-    plan = STRONG.plan(*image.shape[:2], np.random.default_rng([99, number]))
+    height, width = image.shape[:2]
+    plan = STRONG.plan(height, width, np.random.default_rng([99, number]))
     made = plan.copies[0].made(image, plan.side) * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
     return encode_jpeg((made.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy(), quality=85)
 
@@ -179,11 +180,6 @@ def trained(config: TrainConfig, folder: Path) -> tuple[dict[str, str], float]:
 def encoder_of(path: str) -> BuiltEncoder:
     """The pipeline's encoder of a descriptor's file."""
     return SslDescriptor(weights=path, sha256=file_sha256(path)[1]).build()
-
-
-def files_bytes(path: str) -> int:
-    """Size of a file."""
-    return Path(path).stat().st_size
 
 
 if __name__ == "__main__":
