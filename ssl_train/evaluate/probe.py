@@ -1,6 +1,5 @@
 """Nearest-neighbour accuracy of the teacher while it trains: all processes look at their share of the images."""
 
-import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,12 +13,13 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from ssl_train.data.source import is_image
+from ssl_train.data.tar_labels import labelled_members
 from ssl_train.distributed import World
 from ssl_train.errors import DataError
 from ssl_train.evaluate.features import central_crop, read_split
 from ssl_train.evaluate.knn import MAX_PIXELS, knn_accuracy
 from ssl_train.models import Backbone
-from storage.filesystem import join, list_files, open_read, read_bytes
+from storage.filesystem import join, list_files, read_bytes
 from storage.images import ImageError, decode_rgb
 
 ASK_EVERY = 4
@@ -173,15 +173,6 @@ def _tars(shards: str | Sequence[str]) -> list[str]:
 
 def _of_tar(path: str) -> Iterator[tuple[Place, str]]:
     """The samples of a tar that have both an image and a `.cls`, in its order."""
-    places, labels = dict[str, Place](), dict[str, str]()
-    try:
-        with open_read(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                key, _, extension = member.name.rpartition(".")
-                if member.isfile() and is_image(member.name):
-                    places[key] = Place(path, member.offset_data, member.size)
-                elif extension == "cls" and (content := tar.extractfile(member)) is not None:
-                    labels[key] = content.read().decode().strip()
-    except tarfile.TarError as error:
-        raise DataError(f"{path} of metrics.knn.shards is not a whole tar: {error}. Write it again.") from error
-    yield from ((place, labels[key]) for key, place in places.items() if key in labels)
+    for member, label in labelled_members(path):
+        if label:
+            yield Place(path, member.offset, member.size), label
