@@ -47,7 +47,8 @@ class Margin(NamedTuple):
     linear: float
 
 
-MARGINS: Mapping[str, Margin] = {"digits": Margin(knn=10.0, linear=5.0)}
+MARGINS: Mapping[str, Margin] = {"digits": Margin(knn=15.0, linear=2.0)}
+"""Of the digits, a logistic regression on an untrained network's features tells 93 % already."""
 DEFAULT_MARGIN = Margin(knn=10.0, linear=5.0)
 CHARTS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "loss": ("nats", {"loss": "total", "dino_global": "DINO, global", "dino_local": "DINO, local", "ibot": "iBOT"}),
