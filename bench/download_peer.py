@@ -40,7 +40,6 @@ def main() -> None:
         "images": sum(one["successes"] for one in stats),
         "cpu_seconds": sum(one.ru_utime + one.ru_stime for one in used),
         "wall_seconds": seconds,
-        "peak_megabytes": max(one.ru_maxrss for one in used) / 1024,
     }
     print("\n" + json.dumps(result))
 
