@@ -9,7 +9,15 @@ from torch.testing import assert_close
 from ssl_train.losses.centering import sinkhorn_knopp
 from ssl_train.losses.dino import dino_loss, swapped_dino_loss
 from ssl_train.losses.ibot import ibot_loss
-from ssl_train.ops.prototype_loss import Projected, Targets, plain_prototype_loss, prototype_loss, sinkhorn_targets
+from ssl_train.ops import prototype_loss_budget
+from ssl_train.ops.prototype_loss import (
+    Budget,
+    Projected,
+    Targets,
+    plain_prototype_loss,
+    prototype_loss,
+    sinkhorn_targets,
+)
 from ssl_train.ops.prototype_loss_sweep import Plan, Sweep
 
 IMAGES, DIM, PROTOTYPES = 7, 12, 40
@@ -117,6 +125,53 @@ def test_sinkhorn_knopps_targets_are_a_softmax_with_its_bias(iterations: int, ch
     ).bias
     found = (rows @ weight.T / 0.05 + bias).softmax(-1)
     assert_close(found, sinkhorn_knopp(rows @ weight.T, temperature=0.05, iterations=iterations), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1.0, 30.0], ids=["bounded", "any"])
+def test_whether_logits_are_kept_or_made_anew_decides_nothing(length: float) -> None:
+    teacher, weights = Projected(unit(2 * IMAGES, seed=8), length * unit(PROTOTYPES, seed=9)), torch.rand(IMAGES)
+    results = []
+    for kept_bytes in (1 << 20, 0):
+        student = student_of(2)
+        with Budget(kept_bytes=kept_bytes).within():
+            targets = sinkhorn_targets(teacher, temperature=0.04)
+            found = prototype_loss(student, targets, [[0.0, 1.0], [1.0, 0.0]], weights, temperature=0.1)
+        found.total.backward()  # type: ignore[no-untyped-call]
+        results.append([*found, student.bottleneck.grad, student.weight.grad])
+        made = (targets.masses is not None, targets.scaled_logits is not None)
+        assert made == ((length == 1.0, length != 1.0) if kept_bytes else (False, False))
+    for kept, anew in zip(*results, strict=True):
+        assert_close(kept, anew, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES)
+def test_the_tiles_of_a_chunk_decide_nothing(mix: list[list[float]], monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = torch.rand(IMAGES)
+    results = []
+    for tile_bytes in (1 << 20, 4 * PROTOTYPES * 2 * len(mix), 1):  # one tile, two images each, one each
+        monkeypatch.setattr(prototype_loss_budget, "_TILE_BYTES", {"cpu": tile_bytes})
+        student, teacher = student_of(len(mix)), Projected(unit(len(mix[0]) * IMAGES, seed=3), unit(PROTOTYPES, seed=4))
+        targets = sinkhorn_targets(teacher, temperature=0.07)
+        found = prototype_loss(student, targets, mix, weights, temperature=0.1)
+        found.total.backward()  # type: ignore[no-untyped-call]
+        results.append([*found, targets.bias, student.bottleneck.grad, student.weight.grad])
+    for other in results[1:]:
+        for one, same in zip(results[0], other, strict=True):
+            assert_close(same, one, rtol=1e-4, atol=1e-6)
+
+
+def test_logits_beyond_the_bound_of_exponentials_are_the_textbooks_too() -> None:
+    mix, weights = MIXES["swapped"], torch.rand(IMAGES)
+    results = []
+    for way in (plain_prototype_loss, prototype_loss):
+        student, targets = student_of(2), targets_of(2)
+        far = Targets(targets.bottleneck, 20 * targets.weight, 0.04, 5 * targets.bias)
+        long = Projected(student.bottleneck, student.weight * 20)
+        found = way(long, far, mix, weights, temperature=0.1)
+        found.total.backward()  # type: ignore[no-untyped-call]
+        results.append([*found, student.bottleneck.grad, student.weight.grad])
+    for plain, ours in zip(*results, strict=True):
+        assert_close(ours, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_logits_that_are_kept_in_half_precision_are_the_ones_that_were_made() -> None:
