@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import model_validator
 
 from storage.errors import BadManifest
 from storage.filesystem import list_files, read_bytes, write_bytes
@@ -44,11 +45,20 @@ class Download(FetchConfig):
     known_bad: tuple[HashList, ...] = ()
     """Lists of known-bad files. A match is dropped as `known_bad`, never stored, and logged in the part's
     `known_bad.jsonl`."""
+    md5: bool = True
+    """Store every file's MD5 too, as lists of known-bad files that may come later want it; it is a quarter of the
+    download's processor time. SHA-256 is always stored."""
     only_failed_of: str | None = None
     """An earlier download of the same URLs ("download/<fingerprint>", or its first characters): what it has is taken
     over, and only what failed there for one of `retry_reasons` is fetched."""
     retry_reasons: frozenset[str] = frozenset(_MAY_PASS)
     """Drops of that earlier download that may have passed by now."""
+
+    @model_validator(mode="after")
+    def _hashes(self) -> "Download":
+        if not self.md5 and any(one.kind == "md5" for one in self.known_bad):
+            raise ValueError("known_bad names a list of MD5s, which are not computed: set md5, or leave the list out")
+        return self
 
 
 @stage_task(name="download")
@@ -130,6 +140,7 @@ class _Bin:
     tar: SampleWriter
     rows: Rows
     bad: KnownBad
+    md5: bool
     log: list[dict[str, Any]] = field(default_factory=list)
 
     def take(self, source: Mapping[str, Any], fetched: Fetched, body: bytes | None) -> None:
@@ -137,7 +148,8 @@ class _Bin:
         if body is None or fetched.info is None:
             self.rows.add(fetched, None)
             return
-        stored = Stored(hashlib.sha256(body).hexdigest(), hashlib.md5(body, usedforsecurity=False).hexdigest())
+        md5 = hashlib.md5(body, usedforsecurity=False).hexdigest() if self.md5 else None
+        stored = Stored(hashlib.sha256(body).hexdigest(), md5)
         detail = self.judge(source, fetched.final_url, stored, body) if self.bad else None
         if detail is None:
             extension = FILE_EXTENSIONS[fetched.info.format]
@@ -148,7 +160,7 @@ class _Bin:
 
     def judge(self, source: Mapping[str, Any], final_url: str | None, hashes: Stored, body: bytes) -> str | None:
         """What a file matches, logged; None when it is in no list."""
-        match = self.bad.match(body, md5=hashes.md5, sha256=hashes.sha256)
+        match = self.bad.match(body, md5=hashes.md5 or "", sha256=hashes.sha256)
         if match is None:
             return None
         named = {name: source[name] for name in ("id", "url", "page_url")}
@@ -179,7 +191,7 @@ def download_part(
     todo = sources.take(pa.array(numbers, pa.int64())) if numbers is not None else sources
     bad = load_known_bad(config.known_bad, bad_key)
     with SampleWriter(f"{out}.tar") as tar:
-        bin_ = _Bin(tar, Rows(layout.relative(f"{out}.tar")), bad)
+        bin_ = _Bin(tar, Rows(layout.relative(f"{out}.tar")), bad, config.md5)
         _fetch_all(todo, bin_, config=config, policy=policy, lists=lists)
         if earlier is not None and recheck and bad:
             earlier = _without_bad(earlier, bin_, layout)

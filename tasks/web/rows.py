@@ -33,7 +33,7 @@ class Stored:
     """An image's hashes and where its bytes lie; nowhere (offset None) when they are not to be kept."""
 
     sha256: str
-    md5: str
+    md5: str | None
     offset: int | None = None
     size: int | None = None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from examples.sample_web.concepts import render_scene
 from storage.errors import BadManifest
@@ -190,3 +191,13 @@ def test_a_picture_is_known_by_its_pdq_hash_however_it_was_saved(
     manifest = download.fn(urls, config_for(web, known_bad=lists), layout)
     found = {row["url"].rpartition("/")[2]: row["drop"] for row in result(manifest)}
     assert found == {"same.jpg": "known_bad", "other.jpg": None, "flat.jpg": None}
+
+
+def test_md5_is_stored_unless_it_is_not_wanted_and_then_no_list_may_need_it(
+    tmp_path: Path, layout: Layout, web: HostileWeb
+) -> None:
+    urls = policy_of(tmp_path, layout, URLS[:2])
+    rows = result(download.fn(urls, config_for(web, md5=False), layout))
+    assert [(row["md5"], row["drop"]) for row in rows] == [(None, None)] * 2
+    with pytest.raises(ValidationError, match="set md5"):
+        config_for(web, md5=False, known_bad=(listed(tmp_path, "md5", "00" * 16),))

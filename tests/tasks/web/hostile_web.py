@@ -36,6 +36,7 @@ class HostileWeb:
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
     open_now: Counter[str] = field(default_factory=Counter)
     most_open: Counter[str] = field(default_factory=Counter)
+    connections: int = 0
 
     def page(self, where: str, body: bytes = IMAGE, status: int = 200, **headers: str) -> None:
         """Serve plain bytes at "host/path" or "/path"."""
@@ -46,6 +47,7 @@ class HostileWeb:
         self.pages[where] = serve
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             while request := await self._read(reader):
                 handler = self.pages.get(request.host + request.path) or self.pages.get(request.path)

@@ -411,3 +411,35 @@ def test_wishes_can_be_left_out_only_by_config(web: HostileWeb, fetch: Fetch) ->
     assert fetch(["http://shut2.example/image.jpg"])[0].reason == "robots_txt"
     assert fetch(["http://shut2.example/image.jpg"], **off)[0].reason is None
     assert web.asked["shut2.example/robots.txt"] == 1
+
+
+def test_connections_are_kept_and_used_again(web: HostileWeb, fetch: Fetch) -> None:
+    before = web.connections
+    urls = [f"http://kept.example/{page}.jpg" for page in ("image", "missing", "html", "gzip", "gone") * 4]
+    fetch(urls, concurrency_per_domain=2)
+    assert web.connections - before <= 2
+
+
+def test_a_connection_that_was_closed_while_idle_costs_no_attempt(web: HostileWeb, fetch: Fetch) -> None:
+    async def closes_unsaid(_: Request, writer: asyncio.StreamWriter) -> None:
+        reply(writer, IMAGE)
+        await writer.drain()
+        writer.close()
+
+    web.pages |= {f"closing.example/{number}.jpg": closes_unsaid for number in range(10)}
+    results = fetch([f"http://closing.example/{number}.jpg" for number in range(10)], max_attempts=1)
+    assert [(result.reason, result.attempts) for result in results] == [(None, 1)] * 10
+
+
+def test_no_more_connections_are_kept_than_may_be(web: HostileWeb, fetch: Fetch, monkeypatch: Any) -> None:
+    monkeypatch.setattr("tasks.web.engine._idle_connections", lambda in_use: 2)
+    urls = [f"http://many{number}.example/image.jpg" for number in range(8)]
+    results = fetch([*urls, *urls], concurrency=1)
+    assert [result.reason for result in results] == [None] * 16
+
+
+def test_the_own_resolver_is_asked_where_nothing_else_is_said(web: HostileWeb, fetch: Fetch) -> None:
+    """Nobody listens at that name server: the drop says so, and the system's resolver is not asked behind its back."""
+    url = "http://photos.example/image.jpg"
+    (result,) = fetch([url], connect_to={}, nameservers=("127.0.0.1:9",), dns_seconds=0.05, max_attempts=1)
+    assert (result.reason, result.body) == ("dns", None)
