@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,23 @@ from torch import nn
 from torch.testing import assert_close
 
 from ssl_train.checkpoint import export_teacher, heads_path
-from ssl_train.data.labels import ImageLabels, Labels
+from ssl_train.data.labels import Labels
 from ssl_train.data.pixels import normalise, to_unit
 from ssl_train.distributed import World
 from ssl_train.errors import CheckpointError, ConfigError, DataError
 from ssl_train.evaluate.classify import (
     Classify,
     Scores,
-    Validation,
     classification_scores,
     evaluate,
     main,
+    published_head,
     read_classifier,
 )
 from ssl_train.evaluate.features import central_crop
 from ssl_train.methods.supervised import Supervised, SupervisedNetworks
 from ssl_train.models import Vit
 from ssl_train.models.class_head import ClassHead
-from ssl_train.models.internimage import InternImage
 from storage.images import decode_rgb, encode_jpeg
 from storage.samples import SampleWriter
 from tests.ssl_train.planted_classes import NAMES, write_classes
@@ -216,28 +214,31 @@ def test_what_is_no_classifier_is_named(exported: Path, capsys: pytest.CaptureFi
     assert main([]) == 2
 
 
-@pytest.mark.parametrize(
-    ("model", "head"),
-    [(TINY, ClassHead(num_classes=4)), (InternImage(size="nano"), ClassHead(num_classes=4, pool="mean", widen=1.5))],
-    ids=["vit", "internimage"],
-)
-def test_a_published_checkpoint_is_classified_by_in_one_file(
-    model: Any, head: ClassHead, pictures: str, tmp_path: Path
-) -> None:
-    networks = Supervised(class_head=replace(head, init_std=0.5)).build(model, num_steps=1).teacher
+def test_a_published_checkpoint_is_a_classifier_in_one_file(pictures: str, tmp_path: Path) -> None:
+    networks = Supervised(class_head=ClassHead(num_classes=4, init_std=0.5)).build(TINY, num_steps=1).teacher.eval()
     state = {**networks["backbone"].state_dict(), **networks["class_head"].state_dict()}
     torch.save({"model": state}, tmp_path / "published.pth")
-    if isinstance(model, InternImage):  # nano is no published size: its shape is told
-        with pytest.raises(CheckpointError):
-            read_classifier(str(tmp_path / "published.pth"))
-        return
     config = Classify(folder=pictures, pixels=32)
     read = read_classifier(str(tmp_path / "published.pth"))
     assert read.class_names is None
-    scores = classification_scores(read.networks, config.open(None), config, ALONE)
-    labels = ImageLabels(config.open(None).labels.numbers, NAMES)
-    expected = classification_scores(networks.eval(), Validation(config.open(None).images, labels), config, ALONE)
-    assert scores == expected
+    found = config.open(None)
+    assert found.labels.names == tuple(sorted(NAMES))
+    assert classification_scores(read.networks, found, config, ALONE) == classification_scores(
+        networks, found, config, ALONE
+    )
+    assert evaluate(str(tmp_path / "published.pth"), [f"folder={pictures}", "pixels=32"])["num_classes"] == 4
+
+
+def test_published_heads_are_known_by_their_names() -> None:
+    widened = ClassHead(num_classes=4, pool="mean", widen=1.5)
+    own = widened.build(8).state_dict()
+    assert published_head({"patch_embed.conv1.weight": torch.zeros(1), **own}, "here")[0] == widened
+    assert published_head({f"module.{name}": tensor for name, tensor in own.items()}, "here")[1].keys() == own.keys()
+    settings, resnets = published_head({"fc.weight": torch.zeros(10, 8), "fc.bias": torch.ones(10)}, "here")
+    assert settings == ClassHead(num_classes=10)
+    settings.build(8).load_state_dict(resnets, strict=True)
+    with pytest.raises(CheckpointError, match="no classifier of a known kind"):
+        published_head({"head.weight": torch.zeros(4, 8), "clip_projector.norm1_q.weight": torch.zeros(8)}, "here")
 
 
 def test_labels_of_validation_images_may_stand_in_their_json(pictures: str, tmp_path: Path) -> None:

@@ -182,3 +182,12 @@ def test_repeated_augmentation_gives_every_image_so_many_different_crops_in_a_ro
     assert not torch.equal(first.global_crops[0], first.global_crops[1])
     images = {key for step in range(6) for key in thrice[step].keys}
     assert len(images) == len(plain.images)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_gpu_mixes_what_the_host_mixes(name: str) -> None:
+    images = torch.randn(6, 3, SIDE, SIDE)
+    for mixes in drawn(SETTINGS[name], times=4):
+        assert_close(mix_images(images.cuda(), mixes).cpu(), mix_images(images, mixes))
