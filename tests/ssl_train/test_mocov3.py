@@ -33,7 +33,7 @@ def batch() -> Batch:
 def published_order(
     networks: Any, batch: Batch, momentum: float, temperature: float
 ) -> tuple[Tensor, dict[str, Tensor | None]]:
-    """A step as the paper's algorithm has it: queries, then the teacher moves, then keys. Loss and gradients, on copies."""
+    """Loss and gradients of a step in the order of the paper: queries, then the teacher moves, then keys; on copies."""
     student, teacher = copy.deepcopy(networks.student), copy.deepcopy(networks.teacher)
     views = batch.global_crops.chunk(2)
     queries = [student["predictor_head"](student["projector_head"](student["backbone"].tokens(v).cls)) for v in views]
