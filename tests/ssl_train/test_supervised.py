@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from ssl_train.checkpoint import export_teacher
 from ssl_train.config import TrainConfig, check_config, load_recipe
 from ssl_train.data.collate import Batch
 from ssl_train.data.labelled import Labelled
@@ -24,7 +25,7 @@ from ssl_train.models.class_head import ClassHead
 from ssl_train.models.internimage import InternImage
 from ssl_train.models.resnet import Resnet
 from ssl_train.optim import Optim, build_optimizer
-from ssl_train.start import put_backbone
+from ssl_train.start import Start, Weights, begin_with, put_backbone
 from ssl_train.trainer import Trainer, build_batches
 from tests.ssl_train.planted_classes import NAMES, write_classes
 from tests.ssl_train.test_internimage import classifier_of
@@ -206,6 +207,27 @@ def test_lower_layers_of_a_fine_tuned_backbone_move_less() -> None:
     assert by_name["class_head.head.weight"] == by_name["backbone.norm.weight"] == 1
     assert [by_name[f"backbone.blocks.{i}.mlp.fc1.weight"] for i in range(4)] == [1 / 16, 1 / 8, 1 / 4, 1 / 2]
     assert by_name["backbone.pos_embed"] == 1 / 32
+
+
+def test_a_second_phase_begins_with_backbone_and_head_of_the_first_at_another_size(tmp_path: Path) -> None:
+    """DeiT III trains at 192 pixels and goes on at 224; the average begins where the network does."""
+    first = networks_of(Supervised(class_head=HEAD))
+    with torch.no_grad():
+        first.teacher["class_head"].head.bias.fill_(0.3)  # type: ignore[union-attr]
+    export_teacher(str(tmp_path / "teacher.safetensors"), first, model=TINY, step=1, seed=0, world=ALONE)
+    files = {name: Weights(str(tmp_path / f"{name}.safetensors")) for name in ("teacher", "heads")}
+    torch.manual_seed(9)
+    second = Supervised(class_head=HEAD).build(replace(TINY, image_size=48), num_steps=10)
+    begin_with((second.student, second.teacher), Start(backbone=files["teacher"], heads=files["heads"]))
+    images = torch.randn(2, 3, 32, 32)
+    for networks in (second.student, second.teacher):
+        assert torch.equal(networks["class_head"].head.bias, torch.full((5,), 0.3))
+        ours, theirs = (
+            modules["backbone"].patch_embed.proj.weight  # type: ignore[union-attr]
+            for modules in (networks, first.teacher)
+        )
+        assert torch.equal(ours, theirs)
+    assert second.teacher["backbone"]([images])[0].patches.shape == (2, 16, 128)
 
 
 def test_what_does_not_fit_is_said_before_the_first_step(tiny_run: Configure) -> None:
