@@ -29,6 +29,8 @@ class Nsfw(StageConfig):
     thresholds: dict[Label, Annotated[float, Field(ge=0.25, le=1)]] = _EXPLICIT
     """Class -> score from which an image is dropped. NudeNet's published recall is low (about 6 in 10 at 0.2): a lower
     threshold is safer, and 0.25 is the lowest at which detections are made."""
+    min_area_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """What covers less of the picture than this share is stored and does not count."""
     threads: Annotated[int, Field(ge=1)] = 1
     """Threads of one session; parts run side by side, so one is right unless there are more cores than parts."""
 
@@ -56,9 +58,11 @@ class NsfwFilter:
     def _judge(self, picture: Picture, found: Sequence[Detection]) -> Finding:
         """`value` is the best score among the named classes, 0 without one; boxes are in the file's own pixels."""
         thresholds = self.config.thresholds
-        named = [seen for seen in found if seen.label in thresholds]
+        height, width = picture.pixels.shape[:2]
+        smallest = self.config.min_area_share * height * width
+        named = [seen for seen in found if seen.label in thresholds and _area(seen) >= smallest]
         guilty = [seen for seen in named if seen.score >= thresholds[seen.label]]
-        scale = picture.width / picture.pixels.shape[1]
+        scale = picture.width / width
         seen_here = [[seen.label, round(seen.score, 3), [round(side * scale) for side in seen.box]] for seen in found]
         return Finding(
             drop="nsfw" if guilty else None,
@@ -66,3 +70,8 @@ class NsfwFilter:
             value=max((seen.score for seen in guilty or named), default=0.0),
             columns={"nsfw_detections": json.dumps(seen_here)},
         )
+
+
+def _area(seen: Detection) -> float:
+    left, top, right, bottom = seen.box
+    return (right - left) * (bottom - top)

@@ -64,6 +64,17 @@ def test_the_rule_drops_a_named_class_at_its_threshold_and_stores_all_that_was_s
     assert list(verdicts.values()) == ["nsfw", "nsfw", None, None]
 
 
+def test_what_covers_too_little_of_the_picture_is_stored_and_does_not_count() -> None:
+    (detection,) = [seen for seen in Nudenet().detect([ASTRONAUT])[0] if seen.label == "FACE_FEMALE"]
+    left, top, right, bottom = detection.box
+    share = (right - left) * (bottom - top) / 512**2
+    for smallest, drop in ((0.0, "nsfw"), (0.99 * share, "nsfw"), (1.01 * share, None)):
+        rule = Nsfw(thresholds={"FACE_FEMALE": 0.25}, min_area_share=smallest).build()
+        (finding,) = rule.examine([Picture(ASTRONAUT, 512, 512)])
+        assert finding.drop == drop
+        assert "FACE_FEMALE" in finding.columns["nsfw_detections"]
+
+
 def test_boxes_of_a_reduced_decode_are_told_in_the_files_own_pixels() -> None:
     whole, half = (
         Nsfw().build().examine([Picture(pixels, 512, 512)])[0] for pixels in (ASTRONAUT, ASTRONAUT[::2, ::2])
