@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ssl_train.ops.dcnv3_geometry import Geometry
 
-BLOCK_SAMPLES = {"cpu": 1 << 17, "cuda": 1 << 21}
+BLOCK_SAMPLES = {"cpu": 1 << 16, "cuda": 1 << 21}
 """Samples that are computed together: what a CPU's cache holds; few launches on a GPU."""
 _FRAME = 2  # pixels of zeros on every side: a sample held in the outer half has no value and no gradient
 
@@ -108,9 +108,9 @@ def backward(
             samples = _sample(offset[block], lattice, block, frame, geometry.offset_scale)
             weight, upstream = _bags(mask[block], compute).squeeze(-1), _bags(grad[block], compute).squeeze(1)
             products = _products(table, samples.row, upstream, frame)
-            shift, gain = _sample_gradients(products, samples, weight, geometry.offset_scale)
-            _write(by_offset, block, shift)
-            _write(by_mask, block, gain)
+            by_point = _sample_gradients(products, samples, weight, geometry.offset_scale)
+            for place, values in zip((by_offset[..., 0], by_offset[..., 1], by_mask[..., 0]), by_point, strict=True):
+                _write(place, block, values)
             _spread(sums, samples, weight, upstream, frame)
         framed = sums.view(-1, frame.height + 2 * _FRAME, frame.framed_width, input.shape[-1])
         grad_input[images] = framed[:, _FRAME:-_FRAME, _FRAME:-_FRAME].to(input.dtype)
@@ -138,28 +138,36 @@ def _sample(offset: Tensor, lattice: tuple[Tensor, ...], block: _Block, frame: _
     return _Samples(row.flatten(0, 2), right.flatten(0, 2), below.flatten(0, 2))
 
 
-def _products(table: Tensor, row: Tensor, upstream: Tensor, frame: _Frame) -> Tensor:
-    """Upstream gradient times each corner's row, summed over channels: [bags, points, 4]."""
-    corners = row[..., None] + row.new_tensor(frame.corners)  # [bags, points, 4]
+def _products(table: Tensor, row: Tensor, upstream: Tensor, frame: _Frame) -> list[Tensor]:
+    """Upstream gradient times the row of each of the four corners, summed over channels: each [bags, points]."""
     if not table.is_cpu:
-        rows = table.index_select(0, corners.flatten()).view(len(row), -1, table.shape[1])
-        return (rows @ upstream[..., None]).view(corners.shape)
+        rows = row.flatten()
+        return [
+            (table[start:].index_select(0, rows).view(*row.shape, -1) @ upstream[..., None]).squeeze(-1)
+            for start in frame.corners
+        ]
     # Entries of upstream @ table.T where a sparse matrix has its own: the only fused form of it that torch has.
-    ends = torch.arange(0, corners.numel() + 1, 4 * frame.points, dtype=row.dtype)
-    wanted = torch.sparse_csr_tensor(
-        ends, corners.flatten(), upstream.new_zeros(corners.numel()), (len(row), len(table)), check_invariants=False
-    )
-    return torch.sparse.sampled_addmm(wanted, upstream, table.t(), beta=0.0).values().view(corners.shape)
+    ends = torch.arange(0, row.numel() + 1, frame.points, dtype=row.dtype)
+    columns, values = row.flatten(), upstream.new_zeros(row.numel())
+    products = []
+    for start in frame.corners:
+        shape = (len(row), len(table) - start)
+        wanted = torch.sparse_csr_tensor(ends, columns, values, shape, check_invariants=False)
+        product = torch.sparse.sampled_addmm(wanted, upstream, table[start:].t(), beta=0.0)
+        products.append(product.values().view(row.shape))
+    return products
 
 
-def _sample_gradients(products: Tensor, samples: _Samples, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Gradients of offset [bags, points, 2 (x, y)] and mask [bags, points]."""
-    upper_left, upper_right, lower_left, lower_right = products.unbind(-1)
+def _sample_gradients(
+    products: list[Tensor], samples: _Samples, mask: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of offsets in x, offsets in y and masks, each [bags, points]."""
+    upper_left, upper_right, lower_left, lower_right = products
     upper = torch.lerp(upper_left, upper_right, samples.right)
     lower = torch.lerp(lower_left, lower_right, samples.right)
     across = torch.lerp(upper_right - upper_left, lower_right - lower_left, samples.below)
     steepness = mask * scale
-    return torch.stack([across * steepness, (lower - upper) * steepness], -1), torch.lerp(upper, lower, samples.below)
+    return across * steepness, (lower - upper) * steepness, torch.lerp(upper, lower, samples.below)
 
 
 def _spread(sums: Tensor, samples: _Samples, mask: Tensor, upstream: Tensor, frame: _Frame) -> None:
