@@ -258,6 +258,24 @@ def test_the_heads_cost_is_that_of_its_products(head: ClassHead) -> None:
     assert told == 3 * 2 * products
 
 
+def test_the_recipes_have_the_published_numbers() -> None:
+    small, base, large = (load_recipe(f"deit3_vit{size}16") for size in "sbl")
+    for recipe, lr, drop, pixels in ((small, 4e-3, 0.05, 224), (base, 3e-3, 0.2, 192), (large, 3e-3, 0.45, 192)):
+        assert (recipe.optim.kind, recipe.optim.peak_lr(2048), recipe.optim.weight_decay) == ("lamb", lr, 0.05)
+        assert (recipe.model.drop_path, recipe.augment.global_pixels) == (drop, pixels)
+        assert (recipe.num_steps * 2048 // 1_281_167, recipe.data.repeats) == (799, 3)  # 800 epochs of whole batches
+        assert isinstance(recipe.method, Supervised)
+        assert (recipe.method.loss, recipe.method.smoothing) == ("binary", 0)
+    tiny, internimages = load_recipe("internimage_t_in1k"), [load_recipe(f"internimage_{size}_in1k") for size in "tsb"]
+    assert [recipe.model.drop_path for recipe in internimages] == [0.1, 0.4, 0.5]
+    assert tiny.optim.peak_lr(1024) == pytest.approx(5e-4 * 1024 / 512)
+    assert (tiny.num_steps // 1251, tiny.optim.warmup_steps // 1251, tiny.optim.max_grad_norm) == (300, 20, 5)
+    assert isinstance(tiny.method, Supervised)
+    assert (tiny.method.average_momentum, tiny.method.class_head.widen) == (0.9999, 1.5)
+    for recipe in internimages:
+        assert replace(recipe, model=tiny.model) == tiny
+
+
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Folders of training and validation pictures."""
