@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from ssl_train.models.projectors import BatchNorm
 
 TEMPERATURE = 10_000.0
-CONV_STEM_BLOCKS = 11
-"""Blocks of a network with a convolutional stem, in the place of 12: about as many operations."""
 
 
 def sincos_positions(rows: int, columns: int, dim: int) -> Float[Tensor, "1 tokens dim"]:
