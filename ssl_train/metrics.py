@@ -37,6 +37,8 @@ class Metrics:
     """Least time between lines on standard output."""
     mfu: bool | None = None
     """Tell which share of the device's own peak (measured at the start) the run reaches; null does so on CUDA alone."""
+    layer_gradients: bool = False
+    """Tell a gradient norm of the stem and of every layer, in the place of those of quarters of the blocks."""
     knn: KnnProbe | None = None
     """Accuracy of the teacher on labelled images while it trains; null for none."""
     classify: Classify | None = None

@@ -30,20 +30,26 @@ def feature_rank(features: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
 
 
 @torch.no_grad()
-def part_gradient_norms(student: nn.ModuleDict) -> dict[str, Float[Tensor, ""]]:
+def part_gradient_norms(student: nn.ModuleDict, *, by_layer: bool = False) -> dict[str, Float[Tensor, ""]]:
     """Gradient norms of the backbone's embeddings and of each quarter of its blocks (the last with the final norm).
 
     Each is the norm over all processes' shards, before clipping: a place whose gradients vanish or explode shows
-    here. One collective. The heads have their norms from clipping.
+    here. One collective. The heads have their norms from clipping. `by_layer`: of the stem and of every layer instead
+    (layer_00 are the other embeddings), as MoCo v3's figure 4 has them (arXiv 2104.02057).
     """
     squares: dict[str, list[Tensor]] = {}
     sharded = False
     for module in student.values():
         if isinstance(module, Backbone):
+            stem = {id(parameter) for parameter in module.stem().parameters()} if by_layer else set()
             for name, parameter in module.named_parameters():
                 if parameter.grad is not None:
                     sharded |= isinstance(parameter.grad, DTensor)
-                    squares.setdefault(_part(module, name), []).append(_local(parameter.grad))
+                    layer = "stem" if id(parameter) in stem else f"layer_{module.layer_of(name):02d}"
+                    part = layer if by_layer else _part(module, name)
+                    squares.setdefault(part, []).append(_local(parameter.grad))
+    if not squares:
+        return {}  # a backbone that is frozen as a whole
     sums = torch.stack([_square_sum(grads) for grads in squares.values()])
     norms = (all_reduce_sum(sums) if sharded else sums).sqrt()
     return {f"grad_norm_backbone_{part}": norm for part, norm in zip(squares, norms.unbind(), strict=True)}

@@ -47,7 +47,7 @@ class Optim:
     final_weight_decay: Annotated[float, Field(ge=0)] = 0.4
     """Weight decay at the last step."""
     betas: tuple[Share, Share] = (0.9, 0.999)
-    """Adam's two momenta; `adamw` only."""
+    """Adam's two momenta; `adamw` and `lamb`."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of `lars` and `sgd`."""
     trust: Positive = 1e-3

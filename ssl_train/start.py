@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ssl_train.errors import CheckpointError
 from ssl_train.models import Backbone
+from ssl_train.models.heads import named_heads
 from ssl_train.models.load import read_backbone, read_tensors
 
 # What a network may have that a file's has not: they begin as they do in a new network.
@@ -69,11 +70,11 @@ def put_backbone(backbone: nn.Module, loaded: Backbone, path: str) -> None:
 
 def read_heads(weights: Weights) -> dict[str, Tensor]:
     """The tensors of an exported file of heads, by "<head>.<name>". Raises CheckpointError when it holds none."""
-    tensors = read_tensors(weights.path, weights.sha256)[0]
-    if not tensors or any(not name.split(".")[0].endswith("_head") for name in tensors):
+    tensors = named_heads(read_tensors(weights.path, weights.sha256)[0])
+    if not tensors:
         raise CheckpointError(
-            f"{weights.path} is no file of heads ({', '.join(list(tensors)[:3])}, ...). Give the heads.safetensors "
-            "that lies beside an exported teacher; published backbones come without heads."
+            f"{weights.path} is no file of heads. Give the heads.safetensors that lies beside an exported teacher, or "
+            "a full checkpoint of DINO or iBOT; published backbones come without heads."
         )
     return tensors
 

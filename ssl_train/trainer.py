@@ -140,7 +140,7 @@ class Trainer:
         if not self.config.metrics.is_due(step + 1, self.config.num_steps):
             return {}
         rank = {} if losses.features is None else {"feature_rank": feature_rank(losses.features)}
-        return {**rank, **part_gradient_norms(self.networks.student)}
+        return {**rank, **part_gradient_norms(self.networks.student, by_layer=self.config.metrics.layer_gradients)}
 
     def _read(self, report: "Report", metrics: "MetricsLog | Silence") -> bool:
         """Wait for a step's numbers, count and tell them; True when any process was asked to stop."""

@@ -113,7 +113,7 @@ class Stage:
             (function, part, join(self.directory, name), join(self._receipts, f"{name}.json"), plain)
             for part, name in zip(parts, names, strict=True)
         ]
-        results, failures = map_parts(compute_part, calls, on_done=self._progress.update)
+        results, failures = map_parts(compute_part, calls, on_done=self._progress.part_done)
         if failures:
             first = min(failures)
             raise PartsFailed(

@@ -90,11 +90,11 @@ def map_parts(
     function: Callable[..., Any],
     calls: Sequence[tuple[Any, ...]],
     *,
-    on_done: Callable[[int, int], None] = lambda done, total: None,
+    on_done: Callable[[int, int, Any], None] = lambda done, total, result: None,
 ) -> tuple[list[Any], dict[int, Exception]]:
     """function(*call) for every call, in any order; (results in the calls' order, {index: what it raised}).
 
-    `on_done(done, total)` is told after every call. At most the cluster's `window` of calls are with the scheduler at a
+    `on_done(done, total, result)` is told after every call, the result None where it raised. At most the cluster's `window` of calls are with the scheduler at a
     time. A call whose worker dies is tried once more elsewhere; after that it counts as failed. Other calls go on.
     """
     results: list[Any] = [None] * len(calls)
@@ -104,7 +104,7 @@ def map_parts(
             failures[index] = outcome
         else:
             results[index] = outcome
-        on_done(done, len(calls))
+        on_done(done, len(calls), results[index])
     return results, failures
 
 

@@ -55,7 +55,7 @@ def random_box(height: int, width: int, scale: tuple[float, float], rng: np.rand
 
 def crop_and_resize(image: NDArray[np.uint8], box: Box, size: int) -> UInt8[Tensor, "3 size size"]:
     """The box of a [height, width, 3] image, resized bicubically with antialiasing; nothing else of it is touched."""
-    part = np.ascontiguousarray(image[box.top : box.top + box.height, box.left : box.left + box.width])
+    part = np.require(image[box.top : box.top + box.height, box.left : box.left + box.width], requirements=("C", "W"))
     pixels = torch.from_numpy(part).permute(2, 0, 1).unsqueeze(0)
     return F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True).squeeze(0)
 

@@ -1,5 +1,6 @@
 """Read a backbone from a file: our teacher exports, and checkpoints under the published DINO and DINOv2 names."""
 
+import argparse
 import json
 import pickle
 import re
@@ -31,6 +32,7 @@ _MOCOV3 = ("base_encoder.", "momentum_encoder.")
 # First parts of names, with or without "_head", that are no part of a backbone: heads, the student beside a teacher.
 _HEADS = frozenset(
     {"head", "fc", "dino", "ibot", "student", "projection", "prototypes", "predictor", "momentum_encoder", "queue"}
+    | {"conv", "class", "dcnv3_head_x3", "dcnv3_head_x4", "clip_projector", "fc_norm"}  # InternImage's
 )
 # Sharded training of DINOv2 writes block 3 of chunk 0 as `blocks.0.3.`.
 _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")
@@ -88,7 +90,9 @@ def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if inner:
             state = {name.removeprefix(prefix): state[name] for name in inner}
             names = list(state)
-    return {_CHUNKED_BLOCK.sub(r"blocks.\1.", name): tensor for name, tensor in state.items() if not _is_head(name)}
+    kept = {_CHUNKED_BLOCK.sub(r"blocks.\1.", name): tensor for name, tensor in state.items() if not _is_head(name)}
+    # iBOT's name for it
+    return {("mask_token" if name == "masked_embed" else name): tensor for name, tensor in kept.items()}
 
 
 def infer_model(state: Mapping[str, Tensor], path: str = "the state dict") -> Model:
@@ -126,7 +130,8 @@ def _read(local: str, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     if name.endswith(".safetensors"):
         return _read_safetensors(local, name)
     try:
-        content = torch.load(local, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # DINO's `args`: a plain container of settings
+            content = torch.load(local, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise CheckpointError(
             f"{name} cannot be read as a plain file of tensors: {str(error).splitlines()[0]}. Fetch it again; if it "

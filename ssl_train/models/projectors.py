@@ -56,7 +56,9 @@ class BatchNorm(_BatchNorm):
         return normalised.to(input.dtype)
 
     def _alone(self, x: Tensor, mean: Tensor | None, variance: Tensor | None) -> Tensor:
-        out: Tensor = F.batch_norm(x, mean, variance, self.weight, self.bias, self.training, MOMENTUM, self.eps)
+        # FSDP hands weights in half precision to statistics in fp32, which torch's function refuses to mix.
+        weight, bias = (None if one is None else one.float() for one in (self.weight, self.bias))
+        out: Tensor = F.batch_norm(x, mean, variance, weight, bias, self.training, MOMENTUM, self.eps)
         return out
 
     @torch.no_grad()

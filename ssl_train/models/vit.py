@@ -68,6 +68,9 @@ class Vit:
     """Initial weight of every residual branch; null for none, as in DINO."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of crops that skip a residual branch while training."""
+    drop_path_rule: Literal["uniform", "linear"] = "uniform"
+    """The same share in every block (DINOv2), or one that grows from 0 in the first to that share in the last (DINO,
+    iBOT, DeiT III)."""
     interpolation: Interpolation = "offset"
     """How positions are interpolated: `offset` (models without registers), `antialias` (models with registers)."""
     positions: Literal["learned", "sincos"] = "learned"
@@ -92,6 +95,13 @@ class Vit:
         """Its blocks; a convolutional stem stands in the place of one."""
         return WIDTHS[self.size].depth - (self.stem_kind == "conv")
 
+    @property
+    def drop_paths(self) -> tuple[float, ...]:
+        """The share of each block."""
+        last = max(self.depth - 1, 1)
+        is_linear = self.drop_path_rule == "linear"
+        return tuple(self.drop_path * (block / last if is_linear else 1.0) for block in range(self.depth))
+
     def build(self) -> "VisionTransformer":
         """The network, freshly initialised from torch's global random state."""
         network = VisionTransformer(
@@ -103,7 +113,7 @@ class Vit:
             ffn=self.ffn,
             num_registers=self.num_registers,
             layer_scale=self.layer_scale,
-            drop_path=self.drop_path,
+            drop_paths=self.drop_paths,
             interpolation=self.interpolation,
             mask_token=self.mask_token,
             positions=self.positions,
@@ -125,7 +135,8 @@ class Vit:
         weights_of_patch = 3 * self.patch_size**2 * dim
         if self.stem_kind == "conv":
             weights_of_patch = sum(side**2 * weights for side, weights in conv_stem_weights(self.patch_size, dim))
-        return 2 * patches * weights_of_patch + depth * block * (1 - drop_path)
+        skipped = drop_path / 2 if self.drop_path_rule == "linear" else drop_path
+        return 2 * patches * weights_of_patch + depth * block * (1 - skipped)
 
 
 class VisionTransformer(Backbone):
@@ -142,7 +153,7 @@ class VisionTransformer(Backbone):
         ffn: Literal["mlp", "swiglu"] = "mlp",
         num_registers: int = 0,
         layer_scale: float | None = 1e-5,
-        drop_path: float = 0.0,
+        drop_paths: Sequence[float] = (),
         interpolation: Interpolation = "offset",
         mask_token: bool = True,
         positions: Literal["learned", "sincos"] = "learned",
@@ -159,7 +170,7 @@ class VisionTransformer(Backbone):
         self.mask_token = nn.Parameter(torch.empty(1, dim)) if mask_token else None
         self.blocks = nn.ModuleList(
             Block(dim, num_heads=num_heads, ffn=build_ffn(ffn, dim), layer_scale=layer_scale, drop_path=drop_path)
-            for _ in range(depth)
+            for drop_path in drop_paths or [0.0] * depth
         )
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.initialise()

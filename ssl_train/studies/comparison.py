@@ -52,6 +52,8 @@ METHODS: Mapping[str, str] = {
 MULTI_CROP = frozenset({"dinov2", "ibot", "dino", "swav"})
 MASKED = frozenset({"dinov2", "ibot"})
 """Methods that hide patches, for which only a ViT has a token."""
+CS = (0.1, 1.0)
+"""Of the logistic regressions, one of which is picked on a part of the training images."""
 WATCHED = ("feature_rank", "teacher_entropy", "teacher_marginal_entropy", "prototypes_used")
 """What tells of collapse, from the last line of metrics.jsonl: a rank near 1, or an entropy near 0."""
 
@@ -95,9 +97,12 @@ def compared(config: TrainConfig, data: Path) -> dict[str, Any]:
     train, classes = read_split(str(data), "train")
     test, _ = read_split(str(data), "test", classes)
     last = read_metrics(config.output_dir)[-1]
+    networks = {
+        "before": build_untrained(config.model, config.seed),
+        "after": load_backbone(str(Path(config.output_dir) / TEACHER)),
+    }
     return {
-        "before": score(build_untrained(config.model, config.seed), train, test, config),
-        "after": score(load_backbone(str(Path(config.output_dir) / TEACHER)), train, test, config),
+        **{when: score(network, train, test, config, cs=CS) for when, network in networks.items()},
         "seconds": round(seconds, 1),
         "loss": round(last["loss"], 3),
         **{name: round(last[name], 3) for name in WATCHED if last.get(name) is not None},

@@ -97,14 +97,16 @@ def study(name: str, folder: Path, work: Path, changes: Sequence[str]) -> dict[s
     }
 
 
-def score(network: Backbone, train: Labelled, test: Labelled, config: TrainConfig) -> dict[str, float]:
+def score(
+    network: Backbone, train: Labelled, test: Labelled, config: TrainConfig, *, cs: Sequence[float] = CS
+) -> dict[str, float]:
     """Percent of the test images told right by nearest neighbours, and by a logistic regression."""
     pixels = config.augment.global_pixels
     seen, asked = (class_tokens(network, split.paths, pixels=pixels, batch_images=64) for split in (train, test))
     knn = knn_accuracy(seen, train.labels, asked, test.labels, ks=[K])
     rows, others = standardised(seen, asked)
     held, num_classes = held_out(train.labels), int(train.labels.max()) + 1
-    fitted, _ = fit_best_logistic(rows, train.labels, held, num_classes=num_classes, cs=CS)
+    fitted, _ = fit_best_logistic(rows, train.labels, held, num_classes=num_classes, cs=cs)
     (linear,) = percent_right(fitted.scores(others).unsqueeze(0), test.labels)
     return {"knn": round(next(iter(knn.values()))[1], 2), "linear": round(linear, 2)}
 

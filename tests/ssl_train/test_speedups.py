@@ -18,7 +18,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 def networks() -> tuple[nn.ModuleDict, nn.ModuleDict]:
     torch.manual_seed(0)
-    student = nn.ModuleDict({"backbone": VisionTransformer(32, 2, 2, patch_size=8, grid=2, drop_path=0.5)})
+    student = nn.ModuleDict({"backbone": VisionTransformer(32, 2, 2, patch_size=8, grid=2, drop_paths=(0.5, 0.5))})
     return student, copy.deepcopy(student).requires_grad_(False)
 
 

@@ -34,11 +34,12 @@ def dies_once(number: int, marker: str) -> int:
 
 
 def test_results_and_errors_stand_where_their_calls_stood(cluster: None) -> None:
-    told: list[tuple[int, int]] = []
+    told: list[tuple[int, int, int | None]] = []
     results, failures = map_parts(squared, [(n,) for n in range(NUM)], on_done=lambda *said: told.append(said))
     assert [result for result in results if result is not None] == [n * n for n in range(NUM) if n % 29 != 28]
     assert {n: str(error) for n, error in failures.items()} == {n: f"part {n} is bad" for n in range(28, NUM, 29)}
-    assert told == [(done, NUM) for done in range(1, NUM + 1)]
+    assert [said[:2] for said in told] == [(done, NUM) for done in range(1, NUM + 1)]
+    assert sorted(said[2] for said in told if said[2] is not None) == [n * n for n in range(NUM) if n % 29 != 28]
 
 
 def test_more_and_fewer_calls_than_the_window_are_all_made(cluster: None) -> None:
