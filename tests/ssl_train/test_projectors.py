@@ -61,6 +61,19 @@ def test_a_process_that_is_alone_has_the_norm_of_torch(shape: tuple[int, ...], a
     assert_close(ours.eval()(x), theirs.eval()(x))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_half_precision_goes_in_and_comes_out_and_statistics_stay_long(training: bool) -> None:
+    norm, x = BatchNorm(5).train(training), torch.randn(64, 5) * 2 + 3
+    exact = norm(x)
+    norm = BatchNorm(5).train(training)
+    norm.weight, norm.bias = (nn.Parameter(part.bfloat16()) for part in (norm.weight, norm.bias))  # as FSDP makes them
+    out = norm(x.bfloat16())
+    assert out.dtype == torch.bfloat16
+    assert norm.running_mean is not None
+    assert norm.running_mean.dtype == torch.float32
+    assert_close(out.float(), exact, rtol=0, atol=0.05 * float(exact.abs().max()))
+
+
 def test_a_repeated_forward_pass_counts_once() -> None:
     norm, x = BatchNorm(5), torch.randn(6, 5)
     first = norm(x)
