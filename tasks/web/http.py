@@ -53,7 +53,10 @@ class Headers(Mapping[str, str]):
 
     def tokens(self, name: str) -> list[str]:
         """The comma-separated items of every value of a name, in lower case."""
-        return [item.strip().lower() for value in self.all_of(name) for item in value.split(",") if item.strip()]
+        values = self._values.get(name.lower())
+        if values is None:
+            return []
+        return [item.strip().lower() for value in values for item in value.split(",") if item.strip()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ class TdmRules:
 
     def reserves(self, path: str) -> bool:
         """Whether text and data mining of a path is reserved: the longest location counts, reserved wins a tie."""
+        if not self.rules:
+            return False
         path = normal_path(path)
         hits = [(len(location), reserved) for location, reserved in self.rules if matches(location, path)]
         return max(hits)[1] if hits else False

@@ -18,7 +18,7 @@ class Robots:
 
     def allows(self, path: str) -> bool:
         """Whether a path (with its query) may be fetched."""
-        if path == "/robots.txt":
+        if not self.rules or path == "/robots.txt":
             return True
         path = normal_path(path)
         hits = [(len(pattern), allowed) for pattern, allowed in self.rules if matches(pattern, path)]

@@ -77,7 +77,7 @@ class SiteRules:
                 self._known.clear()
             task = asyncio.ensure_future(self._ask(parts))
             self._known[parts.origin] = (now + _KEEP_SECONDS, task)
-        rules = await asyncio.shield(task)
+        rules = task.result() if task.done() else await asyncio.shield(task)
         if rules.refusal is not None:
             self._known[parts.origin] = (min(self._known[parts.origin][0], now + _KEEP_FAILED_SECONDS), task)
         return rules
