@@ -94,8 +94,9 @@ def map_parts(
 ) -> tuple[list[Any], dict[int, Exception]]:
     """function(*call) for every call, in any order; (results in the calls' order, {index: what it raised}).
 
-    `on_done(done, total, result)` is told after every call, the result None where it raised. At most the cluster's `window` of calls are with the scheduler at a
-    time. A call whose worker dies is tried once more elsewhere; after that it counts as failed. Other calls go on.
+    `on_done(done, total, result)` is told after every call, the result None where it raised. At most the cluster's
+    `window` of calls are with the scheduler at a time. A call whose worker dies is tried once more elsewhere; after
+    that it counts as failed. Other calls go on.
     """
     results: list[Any] = [None] * len(calls)
     failures: dict[int, Exception] = {}

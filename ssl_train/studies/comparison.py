@@ -3,8 +3,9 @@
 python -m ssl_train.studies.comparison --out docs/comparison [--methods dino ibot] [--backbones vit] [--steps 200]
 
 Every run sees the same images, crops, batch and number of steps; loss, heads and optimizer are those of the method's
-debug recipe. Labels are for scoring alone (but for the supervised run, which stands there as what labels give): nearest
-neighbours (k = 20) and a logistic regression on held-out images, before and after. Writes README.md and comparison.json.
+debug recipe. Labels are for scoring alone (but for the supervised run, which shows what labels give): nearest
+neighbours (k = 20) and a logistic regression on held-out images, before and after. Writes README.md and
+comparison.json.
 So few steps on so small networks rank nothing: the table shows that every pair works, and what it costs.
 """
 
@@ -117,8 +118,8 @@ def as_markdown(found: Sequence[Mapping[str, Any]], *, set_name: str, steps: int
         f"{steps} steps of {BATCH_IMAGES} images of `{set_name}`, {SIDE_PIXELS} pixels, on a CPU; scored on held-out "
         f"images, percent told right: {K} nearest neighbours (k-NN) and a logistic regression (linear). Written by "
         "`python -m ssl_train.studies.comparison`. So few steps rank nothing; they show that every pair works. `rank` "
-        "is how many directions the class tokens spread over; `entropy`, in nats, that of a teacher's target and of the "
-        "mean target; both near 0 is collapse. iBOT and DINOv2 hide patches, for which only a ViT has a token.",
+        "is how many directions the class tokens spread over; `entropy`, in nats, that of a teacher's target and of "
+        "the mean target; both near 0 is collapse. iBOT and DINOv2 hide patches, for which only a ViT has a token.",
         "",
         "| method | backbone | k-NN before | after | linear before | after | seconds | rank | entropy / of the mean |",
         "|---|---|---|---|---|---|---|---|---|",
