@@ -20,7 +20,7 @@ from tasks.web.errors import EmptyCrawl
 from tasks.web.html_files import pages_of_html
 from tasks.web.html_images import ALL_WAYS, Srcset, Way
 from tasks.web.pages import Page, Reading, Tally
-from tasks.web.urls import Base, canonical_url, name_url
+from tasks.web.urls import Base, canonical_url, name_url, plain_or_canonical
 from tasks.web.warc import pages_of_warc
 from tasks.web.wat import pages_of_wat
 
@@ -171,6 +171,6 @@ class UrlRows:
 def page_base(href: str | None, page_url: str | None) -> Base:
     """What a page's URLs are relative to: its <base href>, unless that is no URL, or one of script or data (HTML
     4.2.3), else the page's own URL."""
-    own = canonical_url(page_url) if page_url else None
+    own = plain_or_canonical(page_url) if page_url else None
     base = canonical_url(href, own) if href else None
     return Base(own if base is None or base.startswith(("data:", "javascript:")) else base)

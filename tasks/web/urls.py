@@ -26,7 +26,7 @@ _CANONICAL = re.compile(
 _SEGMENT = r"[A-Za-z0-9_~$&()*+,;=@!-][A-Za-z0-9_~$&()*+,;=@!.-]*"
 _PLAIN_PATH = rf"/(?:{_SEGMENT}/)*(?:{_SEGMENT})?(?:\?[A-Za-z0-9_~$&()*+,;=@!.:/?-]*)?"
 _PLAIN_HOST = r"(?:[a-z0-9](?:[a-z0-9]|-(?!-))*\.)+[a-z]{2,}"
-_PLAIN_REFERENCE = re.compile(rf"(?P<relative>{_SEGMENT}(?:/{_SEGMENT})*)|(?P<rooted>{_PLAIN_PATH})")
+_PLAIN_REFERENCE = re.compile(rf"(?P<up>(?:\.\./)*)(?P<relative>{_SEGMENT}(?:/{_SEGMENT})*)|(?P<rooted>{_PLAIN_PATH})")
 _PLAIN_URL = re.compile(rf"(?P<origin>https?://{_PLAIN_HOST})(?P<path>{_PLAIN_PATH})")
 
 
@@ -64,15 +64,22 @@ class Base:
         self.url = base
         plain = _PLAIN_URL.fullmatch(base) if base is not None else None
         self._origin = plain["origin"] if plain is not None else None
-        self._folder = f"{plain['origin']}{plain['path'].partition('?')[0].rpartition('/')[0]}/" if plain else None
+        self._folders = plain["path"].partition("?")[0].split("/")[:-1] if plain is not None else [""]
 
     def join(self, raw: str) -> str | None:
         """The canonical URL of what the page wrote, or None when there is no such URL."""
-        if self._origin is not None and self._folder is not None:
-            reference = _PLAIN_REFERENCE.fullmatch(raw)
-            if reference is not None:
-                return (self._folder if reference.lastgroup == "relative" else self._origin) + raw
+        if self._origin is not None and (reference := _PLAIN_REFERENCE.fullmatch(raw)) is not None:
+            if reference.lastgroup == "rooted":
+                return self._origin + raw
+            up, relative = reference["up"], reference["relative"]
+            folders = self._folders[: max(1, len(self._folders) - len(up) // 3)] if up else self._folders
+            return f"{self._origin}{'/'.join(folders)}/{relative}"
         return raw if _PLAIN_URL.fullmatch(raw) is not None else canonical_url(raw, self.url)
+
+
+def plain_or_canonical(url: str) -> str | None:
+    """`canonical_url(url)`, without the parser where the URL is plain."""
+    return url if _PLAIN_URL.fullmatch(url) is not None else canonical_url(url)
 
 
 def name_url(raw: str, base: "str | Base | None" = None) -> UrlName:

@@ -15,9 +15,8 @@ _MAX_RECORD_BYTES = 64 << 20
 # Two of three records of a WAT file (about requests, and about fetching) describe no page, many pages have no image:
 # none of these is parsed. A record that does not end like an object is: it may be cut, and shall be counted.
 _PAGE_MARK = b'"HTML-Metadata"'
-_IMAGE_MARKS = tuple(
-    map(re.compile, (rb'"(?:IMG|SOURCE)@/', rb":[iI][mM][aA][gG][eE]", rb"_[sS][rR][cC]"))
-)  # as in html_images
+_MARKS = (rb"IMG@", rb"SOURCE@", rb":[iI][mM][aA][gG][eE]", rb"_[sS][rR][cC]")  # the last two as in html_images
+_IMAGE_MARKS = tuple(map(re.compile, _MARKS))
 _ENDS = (b"}", b"}\n", b"}\r\n")
 
 

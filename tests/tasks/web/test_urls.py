@@ -112,7 +112,9 @@ def test_domains_of_lists_are_written_as_hosts_are() -> None:
     assert ascii_domain(" *.BÜCHER.Example. ") == "xn--bcher-kva.example"
 
 
-references = st.text(alphabet="aZ0.-_~/:?#%=&@\\ \t'é", max_size=12)
+references = st.text(alphabet="aZ0.-_~/:?#%=&@\\ \t'é", max_size=12) | st.lists(
+    st.sampled_from(["../", "./", "a/", "b.c", "..", "?d", "/"]), max_size=6
+).map("".join)
 bases = st.sampled_from(
     [
         "https://www.example.com/dir/page.html?q=1/2", "http://a.b-c.example.org/", "https://x.example.com/a/b?x=/y",
@@ -134,6 +136,7 @@ def test_plain_references_do_without_the_parser(monkeypatch: pytest.MonkeyPatch)
     base = Base("https://www.example.com/dir/page.html")
     monkeypatch.setattr("tasks.web.urls.canonical_url", lambda raw, base: "parsed")
     assert base.join("images/a.png") == "https://www.example.com/dir/images/a.png"
+    assert base.join("../../../a.png") == "https://www.example.com/a.png"
     assert base.join("/a.png?x=1") == "https://www.example.com/a.png?x=1"
     assert base.join("https://cdn.example.com/a.png") == "https://cdn.example.com/a.png"
-    assert [base.join(raw) for raw in ("../a", "//a.example.com/b", "a b", "HTTPS://x.example.com/")] == ["parsed"] * 4
+    assert [base.join(raw) for raw in ("./a", "//a.example.com/b", "a b", "HTTPS://x.example.com/")] == ["parsed"] * 4
