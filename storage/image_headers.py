@@ -83,12 +83,14 @@ class JpegHeader:
     luma_table: tuple[int, ...] = field(default=(), repr=False)
     many_scans: bool = False
     """Progressive, or its first scan lacks components: a decoder reads every scan that follows."""
+    scan_start: int = 0
+    """Byte at which the first scan begins; the file's length when there is none."""
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader | None:
     """Walk the markers up to the first scan; None when no frame header is found before it."""
     frame: tuple[int, int, int, int] | None = None
-    progressive, first_scan = False, 0
+    progressive, first_scan, scan_start = False, 0, len(data)
     luma_table: tuple[int, ...] = ()
     orientation, at = 1, 2
     while at + 4 <= len(data):
@@ -102,7 +104,8 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
             at += 2
             continue
         if marker in (0xD9, 0xDA):  # end of image, start of scan
-            first_scan = data[at + 4] if marker == 0xDA and at + 4 < len(data) else 0
+            if marker == 0xDA and at + 4 < len(data):
+                first_scan, scan_start = data[at + 4], at
             break
         size = int.from_bytes(data[at + 2 : at + 4], "big")
         payload = data[at + 4 : at + 2 + size]
@@ -114,7 +117,9 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
         elif marker == 0xDB:
             luma_table = _table_zero(payload) or luma_table
         at += 2 + max(size, 2)
-    return JpegHeader(*frame, orientation, luma_table, progressive or first_scan != frame[2]) if frame else None
+    if frame is None:
+        return None
+    return JpegHeader(*frame, orientation, luma_table, progressive or first_scan != frame[2], scan_start)
 
 
 def _table_zero(payload: bytes) -> tuple[int, ...]:

@@ -11,11 +11,14 @@ UNMARKED: Final = frozenset({"BMP", "TIFF"})
 _GIF_TRAILER, _GIF_EXTENSION, _GIF_IMAGE = 0x3B, 0x21, 0x2C
 
 
-def missing_part(data: bytes, format: str) -> str | None:
-    """What a file of this format lacks at its end, in words; None when its marks are whole (or say nothing)."""
+def missing_part(data: bytes, format: str, *, scan_start: int = 0) -> str | None:
+    """What a file of this format lacks at its end, in words; None when its marks are whole (or say nothing).
+
+    `scan_start`: of a JPEG, where its first scan begins. An end marker before it is a thumbnail's.
+    """
     match format:
         case "JPEG":
-            return _jpeg(data)
+            return _jpeg(data, scan_start)
         case "PNG":
             return _png(data)
         case "WEBP":
@@ -28,12 +31,11 @@ def missing_part(data: bytes, format: str) -> str | None:
     return None
 
 
-def _jpeg(data: bytes) -> str | None:
+def _jpeg(data: bytes, scan_start: int) -> str | None:
     """An end marker after the first scan: entropy-coded data cannot hold one, a cut file has none."""
-    scan = data.find(b"\xff\xda")
-    if scan < 0:
+    if scan_start >= len(data):
         return "no scan"
-    return None if data.rfind(b"\xff\xd9", scan) >= 0 else "no end marker"
+    return None if data.rfind(b"\xff\xd9", scan_start) >= 0 else "no end marker"
 
 
 def _png(data: bytes) -> str | None:

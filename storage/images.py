@@ -85,14 +85,18 @@ def probe(data: bytes) -> ImageInfo:
 
     Raises ImageError: empty_body, not_an_image, unsupported_format, undecodable or truncated (an unreadable header).
     """
+    return _probed(data)[0]
+
+
+def _probed(data: bytes) -> tuple[ImageInfo, JpegHeader | None]:
     format = _supported_format(data)
     if format == "JPEG":
         header = _jpeg_header(data)
         mode = {1: "L", 3: "RGB", 4: "CMYK"}[header.components]
-        return ImageInfo(format, *upright_size(header.width, header.height, header.orientation), mode)
+        return ImageInfo(format, *upright_size(header.width, header.height, header.orientation), mode), header
     with opened(data, format) as image:
         width, height = upright_size(*image.size, orientation_of(image))
-        return ImageInfo(format, width, height, image.mode, bool(getattr(image, "is_animated", False)))
+        return ImageInfo(format, width, height, image.mode, bool(getattr(image, "is_animated", False))), None
 
 
 def probe_whole(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
@@ -100,9 +104,9 @@ def probe_whole(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
 
     Raises ImageError with any of the six reasons. BMP and TIFF have no such marks: `verify` those.
     """
-    info = probe(data)
+    info, header = _probed(data)
     check_size(info.width, info.height, max_pixels)
-    missing = missing_part(data, info.format)
+    missing = missing_part(data, info.format, scan_start=header.scan_start if header else 0)
     if missing is not None:
         raise ImageError("truncated", f"{info.format}: {missing}")
     return info
