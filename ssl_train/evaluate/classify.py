@@ -1,7 +1,7 @@
 """Top-1 and top-5 accuracy of a trained classifier: while it trains, and of its exported files afterwards.
 
 python -m ssl_train.evaluate.classify RUN [key=value ...]     # its output folder, or a teacher*.safetensors in it
-python -m ssl_train.evaluate.classify internimage_t_1k_224.pth folder=/data/val crop_share=1     # a published classifier
+python -m ssl_train.evaluate.classify internimage_t_1k_224.pth folder=/data/val crop_share=1   # a published one
 
 The validation images are those of the run's `metrics.classify`; key=value sets or changes them (folder=/data/val).
 The scores are written beside the weights, as classify.json. Published classifiers' numbers are those of the images'
