@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from ssl_train.models.internimage import InternImage, InternImageNetwork, infer_
 from ssl_train.models.internimage_classifier import InternImageClassifier
 from ssl_train.models.internimage_layers import Level, residual
 from ssl_train.models.internimage_scaling import VARIANTS, Size, Variant, scaled, stacked
+from ssl_train.models.load import load_backbone
 
 PUBLISHED: dict[str, Size] = {
     "internimage_t_1k_224": "tiny",
@@ -268,6 +270,19 @@ def test_every_block_is_a_unit_and_the_stem_can_be_frozen() -> None:
 def test_a_config_survives_a_file() -> None:
     config = InternImage(variant=H_LIKE, drop_path=0.1)
     assert TypeAdapter(InternImage).validate_json(json.dumps(asdict(config))) == config
+
+
+@pytest.mark.parametrize("size", ["nano", "huge"])
+def test_a_published_file_gives_the_backbone_without_its_heads(size: Size, tmp_path: Path) -> None:
+    # The heads, and nothing else, may be left over; huge's are other ones, on a body small enough for a test.
+    variant = replace(VARIANTS["nano"], attention_head=VARIANTS[size].attention_head)
+    whole = varied(InternImageClassifier(variant, 7))
+    torch.save({"model": whole.state_dict(), "epoch": 3}, tmp_path / "published.pth")
+    network = load_backbone(str(tmp_path / "published.pth"))
+    assert isinstance(network, InternImageNetwork)
+    own = network.state_dict()
+    assert own.keys() == InternImage(size="nano").build().state_dict().keys()
+    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in own.items())
 
 
 def test_tensors_of_no_published_size_are_refused() -> None:
