@@ -9,7 +9,7 @@ import time
 
 
 def fastwarc_selectolax(path: str) -> int:
-    """The least that one can do: pages with `<img`, and of these img@src as written. No URL is resolved, no row made."""
+    """The least that one can do: of pages with `<img`, img@src as written. No URL is resolved, no row made."""
     from fastwarc.warc import ArchiveIterator, WarcRecordType
     from selectolax.lexbor import LexborHTMLParser
 

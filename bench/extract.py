@@ -80,7 +80,7 @@ def speeds(options: argparse.Namespace) -> dict[str, Any]:
 
 def memory(options: argparse.Namespace) -> dict[str, Any]:
     """Peak of the part function on a crawl file, and on one eight times as large."""
-    pages = page_files(options.folder, options.pages)[: options.num_pages]
+    pages = page_files(options.folder, options.pages)[: max(1, options.num_pages // 4)]
     found = {}
     for times in (1, 8):
         path = options.folder / f"pages-{len(pages)}-times-{times}.warc.gz"

@@ -10,10 +10,13 @@ Also: pairs of 64-bit hashes within a radius, by multi-index hashing, beside com
 import argparse
 import importlib.util
 import io
+import os
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
+
+os.environ |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # threads that wait
 
 import cv2
 import faiss
@@ -142,8 +145,10 @@ def near(count: int) -> dict[str, Any]:
         index.range_search(hashes[:sample], distance + 1)
         flat = (time.process_time() - started) * count / sample / 2  # each pair once
         found[f"within_{distance}"] = {
-            "pairs": len(pairs.first), "cpu_seconds": round(ours, 2), "faiss_flat_cpu_seconds_estimated": round(flat, 2),
-        }  # fmt: skip
+            "pairs": len(pairs.first),
+            "cpu_seconds": round(ours, 2),
+            "faiss_flat_cpu_seconds_estimated": round(flat, 2),
+        }
     print(f"near pairs: {found}")
     return found
 
