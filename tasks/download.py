@@ -27,9 +27,9 @@ from tasks.web.fetch import FetchConfig, Fetched
 from tasks.web.in_order import InOrder
 from tasks.web.known_bad import HashList, KnownBad, lists_key, load_known_bad
 from tasks.web.policy import Rules, judge_urls
-from tasks.web.rows import CARRIED, TIMING_COLUMNS, Rows, Stored, merged, numbers_to_retry
+from tasks.web.rows import CARRIED, SCHEMA, TIMING_COLUMNS, Rows, Stored, merged, numbers_to_retry
 
-__all__ = ["TIMING_COLUMNS", "Download", "download", "download_part"]
+__all__ = ["SCHEMA", "TIMING_COLUMNS", "Download", "download", "download_part"]
 
 VERSION = 2
 KNOWN_BAD = "known_bad"
