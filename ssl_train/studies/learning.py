@@ -36,7 +36,7 @@ from ssl_train.trainer import TEACHER, Trainer
 
 RECIPE = "debug_learning"
 K = 20
-LOOK_STEPS = 50
+LOOK_STEPS = 100
 CS = tuple(10.0**power for power in range(-4, 3))
 
 
