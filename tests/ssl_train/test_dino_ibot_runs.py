@@ -38,7 +38,8 @@ def small(photographs: str, tmp_path: Path) -> Configure:
     def configure(recipe: str, *overrides: str) -> TrainConfig:
         head = "{num_prototypes: 16, hidden_dim: 16, bottleneck_dim: 8, norm_last_layer: true}"
         changes = [f"data.folder={photographs}", f"output_dir={tmp_path / 'run'}", "data.batch_images=4", "num_steps=4"]
-        return load_recipe(recipe, [*changes, f"method.dino_head={head}", "checkpoint.every_steps=2", *overrides])
+        heads = [f"method.dino_head={head}", *([f"method.ibot_head={head}"] if "ibot" in recipe else [])]
+        return load_recipe(recipe, [*changes, *heads, "checkpoint.every_steps=2", *overrides])
 
     return configure
 
@@ -68,7 +69,7 @@ def test_a_run_exports_its_teacher_and_heads_and_tells_of_collapse(small: Config
     teacher = load_backbone(str(out / "teacher.safetensors"))
     assert_close(teacher.state_dict(), trainer.networks.teacher_backbone.state_dict(), rtol=0, atol=0)
     heads = load_file(out / "heads.safetensors")
-    assert {name.split(".")[0] for name in heads} == {"dino_head"}
+    assert {name.split(".")[0] for name in heads} == {name for name in trainer.networks.teacher if name != "backbone"}
     told = {"teacher_entropy", "teacher_student_kl", "teacher_marginal_entropy", "teacher_temperature", "feature_rank"}
     assert told <= read_metrics(config.output_dir)[-1].keys()
 
