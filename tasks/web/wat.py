@@ -17,6 +17,7 @@ _MAX_RECORD_BYTES = 64 << 20
 _PAGE_MARK = b'"HTML-Metadata"'
 _MARKS = (rb"IMG@", rb"SOURCE@", rb":[iI][mM][aA][gG][eE]", rb"_[sS][rR][cC]")  # the last two as in html_images
 _IMAGE_MARKS = tuple(map(re.compile, _MARKS))
+_IMAGE_TAGS = frozenset({"IMG@", "SOUR"})
 _ENDS = (b"}", b"}\n", b"}\r\n")
 
 
@@ -66,11 +67,10 @@ def images_of_metadata(html: dict[str, Any], reading: Reading) -> PageImages:
         names.meta(meta)
     for link in head.get("Link") or ():
         names.link(link.get("rel"), link.get("url"))
-    for link in html.get("Links") or ():
-        path = link.get("path", "")
-        if path.startswith("IMG@/"):
-            names.attribute("img", path[5:], link.get("url"), link.get("alt"))
-        elif path.startswith("SOURCE@/") and path != "SOURCE@/src":
-            names.attribute("source", path[8:], link.get("url"), link.get("alt"))
+    # Nine of ten links are A@/href: a comprehension passes over them fastest.
+    for link in [link for link in html.get("Links") or () if link.get("path", "")[:4] in _IMAGE_TAGS]:
+        tag, _, attribute = link["path"].partition("@/")
+        if tag == "IMG" or (tag == "SOURCE" and attribute != "src"):
+            names.attribute(tag.lower(), attribute, link.get("url"), link.get("alt"))
     base: str | None = head.get("Base")
     return PageImages(base, names.images)
