@@ -74,9 +74,7 @@ def textbook_dcnv3(
     grid = torch.stack([(column[:, None] + x + 0.5) * 2 / width, (row[:, None] + y + 0.5) * 2 / height], dim=-1) - 1
     by_group = input.unflatten(-1, (geometry.groups, -1)).permute(0, 3, 4, 1, 2).flatten(0, 1)
     sampled = F.grid_sample(by_group, grid.transpose(1, 2).flatten(0, 1), align_corners=False)
-    weighted = (
-        sampled * mask.view(split).transpose(1, 2).flatten(0, 1)[:, None]
-    )
+    weighted = sampled * mask.view(split).transpose(1, 2).flatten(0, 1)[:, None]
     return weighted.sum(-1).view(batch, -1, rows, columns).permute(0, 2, 3, 1)
 
 
