@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from ssl_train.distributed import World
 from ssl_train.models import Backbone
 from ssl_train.ops.attention import Kernel, settled_kernel
+from ssl_train.ops.prototype_loss import Budget
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,6 +37,8 @@ class Speedups:
     work, and memory for fewer activations."""
     reshard_after_forward: bool = True
     """Free a block's gathered weights between forward and backward pass; false gathers once and holds them."""
+    heads: Budget = field(default_factory=Budget)
+    """How the heads' logits are gone through: bytes at a time, bytes kept, kernels."""
     prefetch_blocks: Annotated[int, Field(ge=0, le=8)] = 1
     """Blocks whose weights are gathered ahead while one is computed."""
 

@@ -110,7 +110,8 @@ class Trainer:
     def _loss(self, batch: Batch, step: int) -> Losses:
         # Drop path is the only chance left on the device; like the data's it depends on seed, step and process only.
         torch.manual_seed(mixed(mixed(self.config.seed, step), self.world.rank))
-        with compute_in(self.config.precision, self.world):
+        heads = self.config.efficiency.networks.heads
+        with compute_in(self.config.precision, self.world), heads.within():
             return self.networks.loss(batch.to(self.world.device), step)
 
     def _step(self, batch: Batch, step: int) -> Means:
