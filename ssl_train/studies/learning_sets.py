@@ -11,8 +11,8 @@ from PIL import Image
 from ssl_train.errors import DataError
 from storage.images import encode_jpeg
 
-TEST_EVERY = 4
-"""Every fourth image of a class is held out."""
+TEST_EVERY, TEST_FIRST = 4, 2
+"""Every fourth image of a class is held out, from the second on. (Settings were tried with those from the fourth on.)"""
 SIDE_PIXELS = 64
 QUALITY = 95
 
@@ -36,7 +36,7 @@ def write_split(folder: Path, pictures: list[NDArray[np.uint8]], labels: list[st
     seen: dict[str, int] = {}
     for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
         seen[label] = seen.get(label, 0) + 1
-        place = folder / ("test" if seen[label] % TEST_EVERY == 0 else "train") / label / f"{number:05d}.jpg"
+        place = folder / ("test" if seen[label] % TEST_EVERY == TEST_FIRST else "train") / label / f"{number:05d}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(encode_jpeg(picture, quality=QUALITY))
 
