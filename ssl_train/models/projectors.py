@@ -57,7 +57,7 @@ class BatchNorm(_BatchNorm):
 
     def _alone(self, x: Tensor, mean: Tensor | None, variance: Tensor | None) -> Tensor:
         # FSDP hands weights in half precision to statistics in fp32, which torch's function refuses to mix.
-        weight, bias = (None if one is None else one.float() for one in (self.weight, self.bias))
+        weight, bias = (None if one is None else at_least_fp32(one) for one in (self.weight, self.bias))
         out: Tensor = F.batch_norm(x, mean, variance, weight, bias, self.training, MOMENTUM, self.eps)
         return out
 

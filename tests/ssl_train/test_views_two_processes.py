@@ -25,8 +25,13 @@ def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> Both:
     shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-W", "error::UserWarning", two_processes_views.__file__, str(folder)]
     started = [subprocess.Popen(command, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in (0, 1)]
-    alone = two_processes_views.everything(World(0, 1, torch.device("cpu")))
-    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    try:
+        alone = two_processes_views.everything(World(0, 1, torch.device("cpu")))
+        assert [process.wait(timeout=200) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
     return alone, torch.load(folder / "numbers.pt")
 
 
