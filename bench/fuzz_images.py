@@ -10,8 +10,10 @@ number n of a seed is the same on every machine.
 import argparse
 import io
 import multiprocessing
+import os
 import random
 import resource
+import signal
 import sys
 import time
 from collections import Counter
@@ -32,6 +34,7 @@ MAX_PIXELS = 16_000_000
 MEMORY_BYTES = 1_000_000_000
 SECONDS = 10.0
 _BATCH = 200
+_STILL = 60
 _SIDES = ((64, 48), (37, 91), (256, 200))
 _EDGES = (0, 1, 0x7F, 0x80, 0xFE, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
@@ -142,8 +145,10 @@ def outcome_of(data: bytes) -> str:
     return reason
 
 
-def _work(pipe: Connection, numbers: range, seed: int) -> None:
-    """The child: each input's number before it, its outcome behind it."""
+def _work(pipe: Connection, numbers: range, seed: int, seconds: float) -> None:
+    """The child: each input's number before it, its outcome behind it. An input that takes more than `seconds` of
+    processor ends it, by a signal that C code cannot pass over."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # codecs complain of bad bytes there
     files = list(seed_files().values())
     for data in files:
         outcome_of(data)  # every codec's own tables are there before memory is counted
@@ -154,6 +159,7 @@ def _work(pipe: Connection, numbers: range, seed: int) -> None:
         slowest = 0.0
         for number in range(start, min(start + _BATCH, numbers.stop)):
             pipe.send(number)
+            signal.setitimer(signal.ITIMER_PROF, seconds)
             data = mutated(files, number, seed)
             began = time.perf_counter()
             try:
@@ -165,23 +171,23 @@ def _work(pipe: Connection, numbers: range, seed: int) -> None:
 
 
 def fuzz(inputs: int, *, seed: int = 0, seconds: float = SECONDS) -> Findings:
-    """Give so many mutated inputs to the doors. `seconds`: the longest that one input may take, in CPU or waiting."""
+    """Give so many mutated inputs to the doors. `seconds`: the longest that one input may take of a processor."""
     context = multiprocessing.get_context("spawn")
     findings, first = Findings(), 0
     while first < inputs:
         here, there = context.Pipe(duplex=False)
-        child = context.Process(target=_work, args=(there, range(first, inputs), seed), daemon=True)
+        child = context.Process(target=_work, args=(there, range(first, inputs), seed, seconds), daemon=True)
         child.start()
         there.close()
-        current, wait = first - 1, 60 + seconds  # the first word takes the imports' time
+        current, wait = first - 1, 300 + seconds  # the first word takes the imports' time
         try:
             while True:
-                if not here.poll(wait):
-                    findings.broken.append(f"input {current}: no answer in {seconds:g} s")
+                if not here.poll(wait):  # it neither works nor ends; a busy machine alone does not take so long
+                    findings.broken.append(f"input {current}: stands still")
                     break
                 match here.recv():
                     case int(number):
-                        current, wait = number, seconds
+                        current, wait = number, _STILL * seconds
                     case str(finding):
                         findings.broken.append(finding)
                     case (Counter() as done, float(slowest)):
@@ -189,10 +195,13 @@ def fuzz(inputs: int, *, seed: int = 0, seconds: float = SECONDS) -> Findings:
                         findings.slowest_seconds = max(findings.slowest_seconds, slowest)
         except EOFError:
             child.join()
-            if child.exitcode:
+            if child.exitcode == -signal.SIGPROF:
+                findings.broken.append(f"input {current}: no answer in {seconds:g} s of processor")
+            elif child.exitcode:
                 findings.broken.append(f"input {current}: the process died with exit code {child.exitcode}")
             elif current == inputs - 1:
                 break
+        print(*findings.broken[-1:], file=sys.stderr, flush=True)
         child.kill()
         child.join()
         first = max(first, current + 1)
