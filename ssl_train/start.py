@@ -82,7 +82,9 @@ def read_heads(weights: Weights) -> dict[str, Tensor]:
 @torch.no_grad()
 def put_heads(modules: nn.ModuleDict, tensors: Mapping[str, Tensor], path: str) -> None:
     """Copy the heads' tensors into the heads of the same names. Raises CheckpointError when they do not fit."""
-    heads = {name: module for name, module in modules.items() if name != "backbone"}
+    given = {name.split(".")[0] for name in tensors}
+    # A teacher has no predictor (MoCo v3, BYOL), so its file has none either: that head begins anew.
+    heads = {n: module for n, module in modules.items() if n != "backbone" and (n in given or n != "predictor_head")}
     own: dict[str, Any] = {f"{name}.{key}": t for name, head in heads.items() for key, t in head.state_dict().items()}
     wrong = sorted(own.keys() ^ tensors.keys())
     wrong += [
@@ -92,8 +94,9 @@ def put_heads(modules: nn.ModuleDict, tensors: Mapping[str, Tensor], path: str) 
     ]
     if wrong:
         raise CheckpointError(
-            f"the heads in {path} are not this method's: {'; '.join(wrong[:4])}. Set method.dino_head and ibot_head to "
-            "what they were made with."
+            f"the heads in {path} are not this method's: {'; '.join(wrong[:4])}. Set the method's heads to what they "
+            "were made with."
         )
     for name, head in heads.items():
-        head.load_state_dict({key: tensors[f"{name}.{key}"].float() for key in head.state_dict()}, strict=True)
+        found = {key: tensors[f"{name}.{key}"] for key in head.state_dict()}
+        head.load_state_dict({k: t.float() if t.is_floating_point() else t for k, t in found.items()}, strict=True)

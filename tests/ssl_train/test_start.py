@@ -14,7 +14,7 @@ from ssl_train.distributed import World
 from ssl_train.errors import CheckpointError, ConfigError
 from ssl_train.metrics import read_metrics
 from ssl_train.models import load_backbone
-from ssl_train.start import Weights, read_heads
+from ssl_train.start import Weights, put_heads, read_heads
 from ssl_train.trainer import Trainer, build_networks
 
 Configure = Callable[..., TrainConfig]
@@ -118,3 +118,21 @@ def test_recipes_of_later_phases_are_whole_but_for_their_files(recipe: str) -> N
     config = load_config(recipe)
     assert config.model.drop_path == (0.0 if recipe.endswith("distilled") else 0.4)
     assert config.method.masks.hides is not recipe.endswith("distilled")
+
+
+def test_a_predictor_that_no_file_has_begins_anew_and_the_other_heads_go_on(tmp_path: Path) -> None:
+    changes = ["data.folder=unread", f"output_dir={tmp_path / 'first'}"]
+    first = build_networks(load_config("debug_mocov3", changes))
+    exported = {
+        f"{name}.{key}": tensor
+        for name, head in first.teacher.items()
+        if name != "backbone"
+        for key, tensor in head.state_dict().items()
+    }
+    assert exported
+    assert not any(name.startswith("predictor_head") for name in exported)
+    second = build_networks(load_config("debug_mocov3", [*changes, "seed=1"])).student
+    fresh = {name: tensor.clone() for name, tensor in second["predictor_head"].state_dict().items()}
+    put_heads(second, exported, "heads.safetensors")
+    assert_close(second["projector_head"].state_dict(), first.teacher["projector_head"].state_dict(), rtol=0, atol=0)
+    assert_close(second["predictor_head"].state_dict(), fresh, rtol=0, atol=0)
