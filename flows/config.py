@@ -51,7 +51,7 @@ class CurateConfig(StageConfig):
     """Which URLs may be fetched."""
     download: Download = Download()
     """URLs → verified images."""
-    screen: ImageFilter = ImageFilter(filters=(Geometry(),), thumbnails=True)
+    screen: ImageFilter = ImageFilter(filters=(Geometry(),))
     """Filters before deduplication."""
     hash_dedup: HashDedup = HashDedup()
     """Images that are the same picture."""
