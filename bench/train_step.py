@@ -12,6 +12,7 @@ On a CPU: ViT-S/16 with the long recipe's targets and drop path, in fp32.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -90,11 +91,15 @@ def attempted(setup: Setup, way: Way, steps: int) -> Timed | str:
         return f"out of memory: {str(error).splitlines()[0]}"
 
 
-def measure_setup(setup: Setup, steps: int, peak_flops: float, on_cuda: bool) -> dict[str, Any]:
-    """All ways of one setup, and what they are to each other."""
+def measure_setup(
+    setup: Setup, steps: int, peak_flops: float, *, on_cuda: bool, wanted: Sequence[str] | None
+) -> dict[str, Any]:
+    """The wanted ways of one setup (None: all), and what they are to each other."""
     flops = image_flops(setup.config()).total
     found: dict[str, Any] = {}
     for name, way in ways(on_cuda).items():
+        if wanted is not None and name not in wanted:
+            continue
         found[name] = measured(setup, way, steps)
         if "error" not in found[name]:
             found[name]["mfu"] = round(flops * found[name]["images_per_second"] / peak_flops, 4)
@@ -139,6 +144,8 @@ def main() -> int:
     parser.add_argument("--setups", nargs="*")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch-images", type=int)
+    parser.add_argument("--ways", nargs="*", help="ours and plain, and any of the levers; all by default")
+    parser.add_argument("--name", help="of the JSON file")
     parser.add_argument("--change", action="append", default=[], help="key=value of the recipe, for a trial")
     parser.add_argument("--no-save", action="store_true")
     options = parser.parse_args()
@@ -158,11 +165,13 @@ def main() -> int:
         setup = replace(setups[name], changes=(*setups[name].changes, *options.change))
         setup = replace(setup, batch_images=options.batch_images or setup.batch_images)
         print(f"{name}, {setup.batch_images} images")
-        content["setups"][name] = measure_setup(setup, options.steps or (10 if on_cuda else 3), peak, on_cuda)
+        content["setups"][name] = measure_setup(
+            setup, options.steps or (10 if on_cuda else 3), peak, on_cuda=on_cuda, wanted=options.ways
+        )
     content["missed"] = misses(content["setups"], card)
     print("\n".join(content["missed"]) or "every target that can be judged here is reached")
     if not options.no_save:
-        save(f"train_step_{card.split()[-1].lower() if card else 'cpu'}", content)
+        save(options.name or f"train_step_{card.split()[-1].lower() if card else 'cpu'}", content)
     return 1 if content["missed"] else 0
 
 

@@ -42,8 +42,11 @@ class Setup:
 
     def config(self) -> TrainConfig:
         """The run's settings."""
-        sizes = (f"data.batch_images={self.batch_images}", "method.group_images=null", "output_dir=unused")
-        return load_recipe(self.recipe, [*self.changes, *sizes])
+        sizes = [f"data.batch_images={self.batch_images}", "output_dir=unused"]
+        config = load_recipe(self.recipe, [*self.changes, *sizes])
+        if config.method.group_images is None:
+            return config
+        return load_recipe(self.recipe, [*self.changes, *sizes, "method.group_images=null"])
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ssl_train.models.backbone import Unit
 from ssl_train.ops.attention import Kernel, attend
 from ssl_train.ops.drop_path import residual
+from ssl_train.ops.lean_linear import gelu_linear, norm_linear
 from ssl_train.ops.packed import Shapes
 
 LAYER_NORM_EPS = 1e-6
@@ -40,7 +41,11 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "total dim"], shapes: Shapes) -> Float[Tensor, "total dim"]:
-        out: Tensor = self.proj(attend(self.qkv(x), shapes, num_heads=self.num_heads, kernel=self.kernel))
+        return self.mixed(self.qkv(x), shapes)
+
+    def mixed(self, qkv: Float[Tensor, "total three_dim"], shapes: Shapes) -> Float[Tensor, "total dim"]:
+        """What tokens take from each other, by their queries, keys and values."""
+        out: Tensor = self.proj(attend(qkv, shapes, num_heads=self.num_heads, kernel=self.kernel))
         return out
 
     def weights(self, x: Float[Tensor, "crops tokens dim"]) -> Float[Tensor, "crops heads tokens tokens"]:
@@ -58,8 +63,11 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "total dim"]) -> Float[Tensor, "total dim"]:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
+        return gelu_linear(self.fc1(x), self.fc2)
+
+    def after(self, norm: nn.LayerNorm, x: Float[Tensor, "total dim"]) -> Float[Tensor, "total dim"]:
+        """Of the normed tokens."""
+        return gelu_linear(norm_linear(x, norm, self.fc1), self.fc2)
 
 
 class SwiGlu(nn.Module):
@@ -71,7 +79,14 @@ class SwiGlu(nn.Module):
         self.w3 = nn.Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "total dim"]) -> Float[Tensor, "total dim"]:
-        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self._gated(self.w12(x))
+
+    def after(self, norm: nn.LayerNorm, x: Float[Tensor, "total dim"]) -> Float[Tensor, "total dim"]:
+        """Of the normed tokens."""
+        return self._gated(norm_linear(x, norm, self.w12))
+
+    def _gated(self, both: Float[Tensor, "total two_hidden"]) -> Float[Tensor, "total dim"]:
+        gate, value = both.chunk(2, dim=-1)
         out: Tensor = self.w3(F.silu(gate) * value)
         return out
 
@@ -96,7 +111,7 @@ class Block(Unit):
     """Pre-norm transformer block over packed tokens: attention, then the feed-forward net."""
 
     def __init__(
-        self, dim: int, *, num_heads: int, ffn: nn.Module, layer_scale: float | None, drop_path: float = 0.0
+        self, dim: int, *, num_heads: int, ffn: "Mlp | SwiGlu", layer_scale: float | None, drop_path: float = 0.0
     ) -> None:
         super().__init__()
         self.drop_path = drop_path
@@ -114,9 +129,9 @@ class Block(Unit):
         return residual(x, shapes, self._ffn_branch, drop=drop)
 
     def _attention_branch(self, x: Tensor, shapes: Shapes) -> Tensor:
-        out: Tensor = self.ls1(self.attn(self.norm1(x), shapes))
+        out: Tensor = self.ls1(self.attn.mixed(norm_linear(x, self.norm1, self.attn.qkv), shapes))
         return out
 
     def _ffn_branch(self, x: Tensor, shapes: Shapes) -> Tensor:
-        out: Tensor = self.ls2(self.mlp(self.norm2(x)))
+        out: Tensor = self.ls2(self.mlp.after(self.norm2, x))
         return out

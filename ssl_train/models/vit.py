@@ -291,6 +291,6 @@ class VisionTransformer(Backbone):
         return Tokens(x[:, 0], x[:, 1:first_patch], x[:, first_patch:], grid)
 
 
-def build_ffn(kind: Literal["mlp", "swiglu"], dim: int) -> nn.Module:
+def build_ffn(kind: Literal["mlp", "swiglu"], dim: int) -> Mlp | SwiGlu:
     """The feed-forward net of a block `dim` wide, four times as wide inside (or as many weights as that)."""
     return Mlp(dim, 4 * dim) if kind == "mlp" else SwiGlu(dim, swiglu_hidden(4 * dim))
