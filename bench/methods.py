@@ -79,10 +79,12 @@ def _by_the_textbook() -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS), help="with dinov2")
     parser.add_argument("--size", default="small")
     parser.add_argument("--batch-images", type=int)
     parser.add_argument("--prototypes", type=int)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--name", help="of the JSON file")
     parser.add_argument("--no-save", action="store_true")
     options = parser.parse_args()
     on_cuda = torch.cuda.is_available()
@@ -93,13 +95,13 @@ def main() -> None:
         "precision": "bf16" if on_cuda else "fp32",
     }
     found: dict[str, dict[str, Any]] = {}
-    for method in METHODS:
+    for method in options.methods:
         found[method] = measured(setup_of(method, **shared), Way(compile=on_cuda), options.steps)
         print(f"  {method:24}{found[method]}", flush=True)
     found[TEXTBOOK] = measured(setup_of("ibot", **shared), Way(), options.steps, textbook=True)
     print(f"  {TEXTBOOK:24}{found[TEXTBOOK]}")
     ours, against = found["dinov2"], {}
-    for name in ("ibot", TEXTBOOK):
+    for name in {"ibot", TEXTBOOK} & found.keys():
         against[name] = {
             "times_as_fast": round(ours["images_per_second"] / found[name]["images_per_second"], 2),
             "share_of_memory": round(ours["peak_mb"] / found[name]["peak_mb"], 3),
@@ -108,7 +110,7 @@ def main() -> None:
     if not options.no_save:
         card = torch.cuda.get_device_name() if on_cuda else None
         content = {"machine": machine() | {"card": card}, "settings": shared, "methods": found, "dinov2": against}
-        save(f"methods_{card.split()[-1].lower() if card else 'cpu'}", content)
+        save(options.name or f"methods_{card.split()[-1].lower() if card else 'cpu'}", content)
 
 
 if __name__ == "__main__":
