@@ -60,7 +60,8 @@ class Way:
     """Drop path leaves out the work."""
     chunked_heads: bool = True
     compile: bool = False
-    recompute: bool = False
+    recompute: float = 0.0
+    """Share of the blocks that are computed again in the backward pass."""
     device_colours: bool = False
     """The batch comes as bytes, and its colours change on the device, within the step."""
 
@@ -115,7 +116,8 @@ def build_step(config: TrainConfig, way: Way, world: World) -> Callable[[Batch, 
                 return plain(batch.finished(), step)
 
         return take_plain
-    how = Speedups(compile=way.compile, recompute_activations=way.recompute)
+    again = {"recompute_activations": True, "recompute_share": way.recompute} if way.recompute else {}
+    how = Speedups(compile=way.compile, **again)
     speed_up(networks.every, world, config.precision, how)
     optimizer = build_optimizer(networks.student, config.optim)
 

@@ -35,6 +35,8 @@ class Speedups:
     recompute_activations: bool = False
     """Keep only the inputs of the student's blocks and compute the rest again in the backward pass: a third more
     work, and memory for fewer activations."""
+    recompute_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of the blocks, how many do so, spread evenly: as few as memory wants."""
     reshard_after_forward: bool = True
     """Free a block's gathered weights between forward and backward pass; false gathers once and holds them."""
     heads: Budget = field(default_factory=Budget)
@@ -51,8 +53,9 @@ def speed_up(networks: Sequence[nn.ModuleDict], world: World, precision: Precisi
     for modules in networks:
         for backbone in _backbones(modules):
             backbone.use_kernel(kernel)
-            for unit in backbone.units():
-                unit.recompute = how.recompute_activations  # only where there is a gradient
+            for index, unit in enumerate(backbone.units()):
+                share = how.recompute_share if how.recompute_activations else 0.0
+                unit.recompute = int((index + 1) * share) > int(index * share)  # only where there is a gradient
                 if compiles:
                     unit.compile_compute(fullgraph=kernel != "xformers")
         if world.size > 1:

@@ -1,7 +1,7 @@
 """Compiled, recomputed or plain: a network's outputs and gradients are the same."""
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -34,9 +34,18 @@ def run(how: Speedups) -> list[Tensor]:
     return [*out, *grads]
 
 
-def test_what_is_recomputed_is_what_was_computed() -> None:
-    for plain, recomputed in zip(run(Speedups()), run(Speedups(recompute_activations=True)), strict=True):
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_what_is_recomputed_is_what_was_computed(share: float) -> None:
+    how = Speedups(recompute_activations=True, recompute_share=share)
+    for plain, recomputed in zip(run(Speedups()), run(how), strict=True):
         assert_close(recomputed, plain, rtol=0, atol=0)
+
+
+def test_the_share_of_the_blocks_that_recompute_is_what_is_asked_for_and_spread_evenly() -> None:
+    for share, expected in ((1.0, [True] * 12), (1 / 3, [False, False, True] * 4), (0.5, [False, True] * 6)):
+        student = nn.ModuleDict({"backbone": VisionTransformer(32, 12, 2, patch_size=8, grid=2)})
+        speed_up([student], ALONE, "fp32", Speedups(recompute_activations=True, recompute_share=share))
+        assert [unit.recompute for unit in cast(VisionTransformer, student["backbone"]).units()] == expected
 
 
 # torch's tracer asks every tensor for its gradient, and means to hide the warning that it gives.
