@@ -52,7 +52,8 @@ def draw(
 ) -> Draws:
     """The draws of crops with these chances of a blur and of being solarised; always as many numbers for a crop.
 
-    `jitter`, `gray` and `flip` are the chances of those changes, alike for all crops; `strengths` are by number in JITTERS.
+    `jitter`, `gray` and `flip` are the chances of those changes, alike for all crops; `strengths` are by number in
+    JITTERS.
     """
     size = len(blur)
     rows = np.empty(size, DRAWS)

@@ -12,7 +12,7 @@ from ssl_train.errors import DataError
 from storage.images import encode_jpeg
 
 TEST_EVERY, TEST_FIRST = 4, 2
-"""Every fourth image of a class is held out, from the second on. (Settings were tried with those from the fourth on.)"""
+"""Every fourth image of a class is held out, from the second on (settings were tried on those from the fourth on)."""
 SIDE_PIXELS = 64
 QUALITY = 95
 
