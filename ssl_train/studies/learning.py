@@ -146,8 +146,8 @@ def as_markdown(results: Mapping[str, Mapping[str, Any]], pictures: Mapping[str,
         "",
         f"A tiny ViT, trained by the recipe `{RECIPE}` without labels and scored with them on images that were held "
         "out, before and after. Written by `python -m ssl_train.studies.learning`, which fails where a gain is "
-        "smaller than its margin; margins were set before the runs (that of the digits when the untrained network's scores "
-        "were known). Percent of held-out images told right:",
+        "smaller than its margin; margins were set before the runs (that of the digits when the untrained network's "
+        "scores were known). Percent of held-out images told right:",
         "",
         "| set | training / held-out images | | untrained | trained | gained | margin |",
         "|---|---|---|---|---|---|---|",
