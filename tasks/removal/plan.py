@@ -18,6 +18,8 @@ from tasks.workers import map_parts
 
 _BASE = "base"
 _TRAINED = ("pretrain", "evaluate")
+_FOR_LATER = ("thumbnails-", "hashes-")
+_THUMBNAILS = ".thumbnails.npy"
 Removed = Mapping[str, str]
 """Id of a removed image -> the entry that names it."""
 
@@ -88,8 +90,10 @@ class Folder:
 
     @cached_property
     def unnamed(self) -> list[str]:
-        """Files that its manifest does not promise."""
-        named = {entry.path for entry in self.manifest.files} if self.manifest else set()
+        """Files that its manifest does not promise, or promises to later crawls' hash deduplication alone: pictures and
+        hashes of all images, which that can do without."""
+        promised = {entry.path for entry in self.manifest.files} if self.manifest else set()
+        named = {name for name in promised if not is_for_later(name)}
         known = named | {"manifest.json", "timing.json"}
         return [join(self.path, name) for name in sorted(file_sizes(self.path)) if name not in known]
 
@@ -263,6 +267,11 @@ def _leftovers(
             yield from folder.unnamed
             yield from _existing(receipts_of(folder.path, layout))
     yield from list_files(join(layout.root, "runs", "*", "*.html"))
+
+
+def is_for_later(name: str) -> bool:
+    """Whether a file is only there for a later crawl, or a later stage, to save work by."""
+    return name.startswith(_FOR_LATER) or name.endswith(_THUMBNAILS)
 
 
 def receipts_of(folder: str, layout: Layout) -> str:

@@ -8,7 +8,8 @@ What is left to do is here. Each folder below root/stages and root/datasets is o
   keeps are deleted without a look: what is in them cannot be told.
 - **kept, before the drop** (download, filters, hash dedup): the image's bytes in its tars become zeros, in a tar of
   the same offsets; its row stays as a tombstone (`removed`, detail = the entry), so that a stage that is made anew
-  passes it over; files that no manifest names (thumbnails, scratch) and the receipts are deleted.
+  passes it over; files that no manifest names (scratch), the hashes and thumbnails that a later crawl's hash
+  deduplication would compare with, and the receipts are deleted.
 - **kept, behind the drop**: has no kept row of the image. If it has one and vectors or shards besides, the run did not
   know the ledger yet, and StillHeld says to run it again first.
 
@@ -41,7 +42,7 @@ from storage.layout import Layout
 from storage.manifest import FileEntry, Manifest, load_manifest, save_manifest
 from storage.tables import read_table, write_table
 from tasks.removal.ledger import REMOVED, Ledger
-from tasks.removal.plan import PurgePlan, Removed, is_below, plan_purge
+from tasks.removal.plan import PurgePlan, Removed, is_below, is_for_later, plan_purge
 
 _MARK = "-removed-"
 _COPY_BYTES = 1 << 20
@@ -93,6 +94,8 @@ def _rewrite_manifest(folder: str, plan: PurgePlan) -> None:
     entries, marked, replaced = [], 0, []
     for entry in manifest.files:
         path = join(folder, entry.path)
+        if is_for_later(entry.path):
+            continue  # deleted, perhaps by a purge that was killed
         if path in plan.tars:
             size, sha256 = file_sha256(path)
             entry = dataclasses.replace(entry, bytes=size, sha256=sha256)
