@@ -9,11 +9,16 @@ Then DINOv2 beside iBOT, from which its gains are measured, at equal settings. i
 computes it, and by the textbook, as its published code does it: crops of each size by themselves, drop path that
 computes what it drops, logits of all patches over all prototypes in memory at once. DINOv2's paper (section 5) claims
 twice the speed and a third of the memory against that code.
+
+The profile says what a peak is made of: weights, gradients, moments and the teacher, which both have alike and no way
+of computing can save ("held", counted), and the rest ("worked"), which grows with the batch. Both are measured at half
+the batch too: the line through the two peaks meets zero images at what is held, and tells the share at any batch.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -23,6 +28,7 @@ from bench.measure import machine, peak_megabytes, save
 from bench.train_step_run import Setup, Timed, Way, changed_by, timed_steps
 from ssl_train.methods import ibot
 from ssl_train.ops.prototype_loss import plain_prototype_loss
+from ssl_train.trainer import build_networks
 
 VIT = "model={{size: {size}, patch_size: 16, image_size: 224, drop_path: 0.3, mask_token: {mask}}}"
 HEAD = "{{num_prototypes: {prototypes}, hidden_dim: 2048, bottleneck_dim: 256}}"
@@ -66,12 +72,51 @@ def measured(setup: Setup, way: Way, steps: int, *, textbook: bool = False) -> d
 def _timed(setup: Setup, way: Way, steps: int, textbook: bool) -> Timed:
     if not textbook:
         return timed_steps(setup, way, steps)
-    with _by_the_textbook():
+    with by_the_textbook():
         return timed_steps(setup, way, steps)
 
 
+def held_mb(setup: Setup) -> float:
+    """MB between steps: every network's weights and buffers; what is trained has a gradient and Adam's two moments."""
+    networks = build_networks(setup.config())
+    tensors = {id(tensor): tensor for every in networks.every for tensor in (*every.parameters(), *every.buffers())}
+    copies = (tensor.nbytes * (4 if tensor.requires_grad else 1) for tensor in tensors.values())
+    return sum(copies) / 2**20
+
+
+def profile(peaks: Mapping[int, float], held: float) -> dict[str, Any]:
+    """What a method's peaks [MB] by batch are made of, by the line through the smallest and the largest batch."""
+    few, many = min(peaks), max(peaks)
+    per_image = (peaks[many] - peaks[few]) / (many - few)
+    return {
+        "peak_mb": {str(images): round(peak) for images, peak in peaks.items()},
+        "held_mb": round(held),
+        "worked_mb": round(peaks[many] - held),
+        "mb_per_image": round(per_image, 1),
+        "mb_at_no_image": round(peaks[many] - many * per_image),
+    }
+
+
+def explained(ours: Mapping[str, Any], theirs: Mapping[str, Any], batch_images: int) -> dict[str, Any]:
+    """Of which part of the memory a third is reached, and at which batch the whole would be."""
+    shares = {
+        str(images): round(_at(ours, images) / _at(theirs, images), 3)
+        for images in (batch_images, 2 * batch_images, 4 * batch_images, 8 * batch_images)
+    }
+    return {
+        "share_of_what_is_worked": round(ours["worked_mb"] / theirs["worked_mb"], 3),
+        "share_of_an_image": round(ours["mb_per_image"] / theirs["mb_per_image"], 3),
+        "share_by_batch_on_the_lines": shares,
+    }
+
+
+def _at(parts: Mapping[str, Any], images: int) -> float:
+    return float(parts["mb_at_no_image"] + images * parts["mb_per_image"])
+
+
 @contextmanager
-def _by_the_textbook() -> Iterator[None]:
+def by_the_textbook() -> Iterator[None]:
+    """iBOT as its published code computes it."""
     off = Way(packed=False, skips=False, chunked_heads=False)
     with changed_by(off), patch.object(ibot, "prototype_loss", plain_prototype_loss):
         yield
@@ -94,12 +139,23 @@ def main() -> None:
         "prototypes": options.prototypes or (65_536 if on_cuda else 16_384),
         "precision": "bf16" if on_cuda else "fp32",
     }
+    card = torch.cuda.get_device_name() if on_cuda else None
+    about = {"machine": machine() | {"card": card}, "settings": shared}
+    content = about | run(options.methods, shared, steps=options.steps, compiled=on_cuda)
+    if not options.no_save:
+        save(options.name or f"methods_{card.split()[-1].lower() if card else 'cpu'}", content)
+
+
+def run(methods: Sequence[str], shared: Mapping[str, Any], *, steps: int, compiled: bool) -> dict[str, Any]:
+    """All rows, DINOv2 beside both forms of iBOT, and what the peaks of DINOv2 and the textbook are made of."""
+    setups = {method: setup_of(method, **shared) for method in dict.fromkeys(["dinov2", *methods])}
     found: dict[str, dict[str, Any]] = {}
-    for method in options.methods:
-        found[method] = measured(setup_of(method, **shared), Way(compile=on_cuda), options.steps)
+    for method, setup in setups.items():
+        found[method] = measured(setup, Way(compile=compiled), steps)
         print(f"  {method:24}{found[method]}", flush=True)
-    found[TEXTBOOK] = measured(setup_of("ibot", **shared), Way(), options.steps, textbook=True)
-    print(f"  {TEXTBOOK:24}{found[TEXTBOOK]}")
+    setups[TEXTBOOK] = setup_of("ibot", **shared)
+    found[TEXTBOOK] = measured(setups[TEXTBOOK], Way(), steps, textbook=True)
+    print(f"  {TEXTBOOK:24}{found[TEXTBOOK]}", flush=True)
     ours, against = found["dinov2"], {}
     for name in {"ibot", TEXTBOOK} & found.keys():
         against[name] = {
@@ -107,10 +163,18 @@ def main() -> None:
             "share_of_memory": round(ours["peak_mb"] / found[name]["peak_mb"], 3),
         }
         print(f"DINOv2 beside {name}: {against[name]} (wanted {WANTED_SPEED} and {WANTED_MEMORY:.2f})")
-    if not options.no_save:
-        card = torch.cuda.get_device_name() if on_cuda else None
-        content = {"machine": machine() | {"card": card}, "settings": shared, "methods": found, "dinov2": against}
-        save(options.name or f"methods_{card.split()[-1].lower() if card else 'cpu'}", content)
+    profiles = {name: _profiled(setups[name], found[name], compiled=compiled) for name in ("dinov2", TEXTBOOK)}
+    why = explained(profiles["dinov2"], profiles[TEXTBOOK], shared["batch_images"])
+    print(f"of the memory beyond weights, gradients and moments: {why}")
+    return {"methods": found, "dinov2": against, "profile": {**profiles, "explained": why}}
+
+
+def _profiled(setup: Setup, whole: Mapping[str, Any], *, compiled: bool) -> dict[str, Any]:
+    half = replace(setup, batch_images=setup.batch_images // 2)
+    textbook = setup.recipe == METHODS["ibot"][0]
+    way = Way(compile=compiled and not textbook)
+    peaks = {half.batch_images: measured(half, way, 1, textbook=textbook)["peak_mb"]}
+    return profile({**peaks, setup.batch_images: whole["peak_mb"]}, held_mb(setup))
 
 
 if __name__ == "__main__":
