@@ -1,4 +1,4 @@
-"""Read a backbone from a file: our teacher exports, and checkpoints under the published DINO and DINOv2 names."""
+"""Read a backbone from a file: our teacher exports, and published checkpoints under their own names."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ from ssl_train.models.internimage import infer_internimage
 from ssl_train.models.model import Model
 from ssl_train.models.resnet import infer_resnet
 from ssl_train.models.vit import Vit
-from ssl_train.models.vit_published import as_mocov3, infer_vit
+from ssl_train.models.vit_published import as_mocov3, from_deit3, infer_vit
 from storage.filesystem import fetch_verified, file_sha256, is_url
 
 METADATA = "ssl_train"
@@ -92,7 +92,7 @@ def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             names = list(state)
     kept = {_CHUNKED_BLOCK.sub(r"blocks.\1.", name): tensor for name, tensor in state.items() if not _is_head(name)}
     # iBOT's name for it
-    return {("mask_token" if name == "masked_embed" else name): tensor for name, tensor in kept.items()}
+    return from_deit3({("mask_token" if name == "masked_embed" else name): tensor for name, tensor in kept.items()})
 
 
 def infer_model(state: Mapping[str, Tensor], path: str = "the state dict") -> Model:

@@ -21,7 +21,7 @@ from ssl_train.models.vit_stem import (
 from ssl_train.ops.attention import Kernel
 from ssl_train.ops.packed import pack, unpack
 
-Size = Literal["tiny", "small", "small12", "base", "large", "huge", "giant"]
+Size = Literal["tiny", "small", "small12", "medium", "base", "large", "huge", "giant"]
 Interpolation = Literal["offset", "antialias"]
 INIT_STD = 0.02
 # Added to the patch count before dividing, by the published models without registers. It moves every sample point.
@@ -38,6 +38,7 @@ WIDTHS: dict[Size, Width] = {
     "tiny": Width(128, 4, 4),
     "small": Width(384, 12, 6),
     "small12": Width(384, 12, 12),
+    "medium": Width(512, 12, 8),
     "base": Width(768, 12, 12),
     "large": Width(1024, 24, 16),
     "huge": Width(1280, 32, 16),
@@ -55,7 +56,7 @@ class Vit:
     """Tag of this backbone."""
     size: Size = "large"
     """Width, depth and heads; `tiny` (128 wide, 4 deep) is for trials on a CPU, `small12` is `small` with MoCo v3's 12
-    heads."""
+    heads, `medium` is DeiT III's."""
     patch_size: Annotated[int, Field(ge=1, le=64)] = 14
     """Side of a patch in pixels; 14 or 16 in the published models."""
     image_size: Annotated[int, Field(ge=1)] = 224

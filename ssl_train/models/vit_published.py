@@ -1,12 +1,18 @@
 """Which ViT a published state dict belongs to."""
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from ssl_train.errors import CheckpointError
 from ssl_train.models.vit import WIDTHS, Size, Vit
+
+# DeiT III's own files; timm's of the same networks have LayerScale under our names already.
+_DEIT3_SCALE = re.compile(r"^(blocks\.\d+)\.gamma_([12])$")
 
 
 def infer_vit(state: Mapping[str, Tensor], path: str = "the state dict") -> Vit:
@@ -43,3 +49,18 @@ def as_mocov3(model: Vit) -> Vit:
     """What MoCo v3's files mean by the same shapes: fixed positions, and 12 heads in a ViT-S, which no shape tells."""
     size: Size = "small12" if model.size == "small" else model.size
     return replace(model, size=size, positions="sincos", init="mocov3")
+
+
+def from_deit3(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under DeiT III's names and shapes (arXiv 2204.07118) as ours; others are left as they are.
+
+    Its LayerScale is `blocks.N.gamma_1` and `gamma_2`, and its class token has no position: patches alone have, so that
+    `pos_embed` has a square number of rows. A position of zeros is the same network. Its queries, keys and values are
+    one `attn.qkv`, as here. Not checked against a published file: none was at hand. Names and shapes are those of the
+    published code (facebookresearch/deit, models_v2.py, for deit_3_{small,medium,base,large,huge}_{224,384}_{1k,21k}).
+    """
+    named = {_DEIT3_SCALE.sub(r"\1.ls\2.gamma", name): tensor for name, tensor in state.items()}
+    positions = named.get("pos_embed")
+    if positions is not None and positions.ndim == 3 and math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]:
+        named["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+    return named

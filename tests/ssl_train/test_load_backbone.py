@@ -1,15 +1,19 @@
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from ssl_train.errors import CheckpointError
+from ssl_train.evaluate.classify import read_classifier
 from ssl_train.models import Vit, infer_vit, load_backbone
-from ssl_train.models.load import describe
+from ssl_train.models.load import describe, plain_names
+from ssl_train.models.vit import Size
 from storage.errors import ChecksumMismatch
 
 TINY = Vit(size="tiny", patch_size=8, image_size=16)
@@ -97,3 +101,46 @@ def test_a_missing_checkpoint_and_a_url_without_checksum_are_refused() -> None:
         load_backbone("/nowhere/teacher.safetensors")
     with pytest.raises(CheckpointError, match="give its `sha256`"):
         load_backbone("https://example.org/teacher.safetensors")
+
+
+def deit3_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Our tensors as DeiT III's files have them: another LayerScale, and no position of the class token."""
+    scales = {f".ls{i}.gamma": f".gamma_{i}" for i in (1, 2)}
+    named = {}
+    for name, tensor in state.items():
+        for ours, theirs in scales.items():
+            name = name.replace(ours, theirs)
+        named[name] = tensor[:, 1:] if name == "pos_embed" else tensor
+    return named
+
+
+@pytest.mark.parametrize("family", ["deit", "timm"])
+@torch.no_grad()
+def test_deit3s_files_give_the_network_whose_class_token_has_no_position(tmp_path: Path, family: str) -> None:
+    network = replace(TINY, layer_scale=0.3, mask_token=False).build().eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    network.pos_embed[:, 0] = 0
+    state, path = network.state_dict(), tmp_path / "deit_3_tiny_16_1k.pth"
+    published = deit3_names(state) if family == "deit" else {**state, "pos_embed": state["pos_embed"][:, 1:]}
+    assert published["pos_embed"].shape[1] == 4
+    head = {"head.weight": torch.randn(7, network.dim), "head.bias": torch.randn(7)}
+    torch.save({"model": {**published, **head}, "epoch": 799}, path)
+    loaded = read_classifier(str(path))
+    images = torch.randn(2, 3, 16, 16)
+    cls = loaded.networks["backbone"].tokens(images).cls
+    assert_close(cls, network.tokens(images).cls, rtol=0, atol=0)
+    assert_close(loaded.networks["class_head"](cls, None), F.linear(cls, head["head.weight"], head["head.bias"]))
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "image"),
+    [("small", 16, 224), ("medium", 16, 224), ("base", 16, 384), ("large", 16, 384), ("huge", 14, 224)],
+)
+def test_deit3s_published_sizes_are_recognised_and_load_strictly(size: Size, patch: int, image: int) -> None:
+    expected = Vit(size=size, patch_size=patch, image_size=image, mask_token=False)
+    with torch.device("meta"):
+        network = expected.build()
+        state = plain_names({f"module.{name}": t for name, t in deit3_names(network.state_dict()).items()})
+    assert infer_vit(state) == expected
+    network.load_state_dict(state, strict=True, assign=True)
