@@ -4,7 +4,7 @@ All shards hold the same number of images, to one; their bytes differ as sums of
 images whose sizes deviate by their mean). Memory of one part: 2.2 KB a row of its shards (0.7 GB for 32 x 10,000) and,
 per thread, 10,000 rows as objects (15 MB) and one image. What grows with the dataset: manifest and cards, about 1 KB a
 shard (14 MB for 142 M images, 120 MB for 1.2 B). Cost: every image is read once, hashed twice (the image against its
-row, the tar for its entry) and written once.
+row, unless `verify` is off, and the tar for its entry) and written once.
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ VERSION = 3
 class Pack(StageConfig):
     """How the dataset is written."""
 
-    NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = frozenset({"threads"})
+    NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = frozenset({"threads", "verify"})
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] = "lvd"
     """Prefix of the shards' names."""
@@ -41,6 +41,9 @@ class Pack(StageConfig):
     """The files as they are, or copies of bounded size."""
     card: Card = Card()
     """What the dataset's card says beside what is counted."""
+    verify: bool = True
+    """Compare every image's SHA-256 with the one that it was judged by, before it is packed. Off on a storage that
+    guards its bytes itself (ZFS, Ceph, S3): every byte is then hashed once, for the tar, and not twice."""
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     """Shards that one part writes at a time. Parts are for processes, a core each; more threads help where a process
     has cores to itself (two were 1.3 times as fast as one, four no faster), and where the disk answers late."""
@@ -117,6 +120,7 @@ def _write_new(
         name=join(stage.directory, f"{config.name}-"),
         first=1 + max((_number(shard.tar.path) for shard in held), default=-1),
         images=config.images,
+        verify=config.verify,
         threads=config.threads,
         root=layout.root,
     )
@@ -127,7 +131,15 @@ def _number(tar: str) -> int:
 
 
 def write_stretch(
-    part: tuple[Stretch, Source], out: str, *, name: str, first: int, images: Images, threads: int, root: str
+    part: tuple[Stretch, Source],
+    out: str,
+    *,
+    name: str,
+    first: int,
+    images: Images,
+    verify: bool,
+    threads: int,
+    root: str,
 ) -> Outcome:
     """The shards of one stretch of the permutation; the number of the dataset's first new shard is `first`."""
     stretch, source = part
@@ -137,7 +149,7 @@ def write_stretch(
     def write(shard: tuple[int, int, int]) -> Outcome:
         number, start, stop = shard
         rows = rows_of(table.slice(start - begin, stop - start))
-        return write_shard(rows, f"{name}{first + number:06d}.tar", images, Layout(root))
+        return write_shard(rows, f"{name}{first + number:06d}.tar", images, Layout(root), verify=verify)
 
     with ThreadPoolExecutor(threads) as pool:
         return joined(list(pool.map(write, stretch.shards)))

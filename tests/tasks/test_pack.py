@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from storage.errors import ChecksumMismatch
 from storage.filesystem import read_bytes
 from storage.images import decode_rgb, encode_jpeg, probe
 from storage.layout import Layout
+from storage.samples import SampleReader
 from storage.tables import read_table
 from tasks.algorithms.sampling import id_keys
 from tasks.pack import Pack, pack
@@ -64,10 +66,10 @@ def test_shards_differ_by_one_sample_at_most(tmp_path: Path) -> None:
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_the_bytes_do_not_depend_on_parts_threads_or_how_rows_were_exchanged(tmp_path: Path) -> None:
+def test_the_bytes_do_not_depend_on_parts_threads_verification_or_how_rows_were_exchanged(tmp_path: Path) -> None:
     first = packed(tmp_path, "a", parts=2)
     small = Shuffle(samples_per_shard=5, rows_per_exchange=3, shards_per_part=1)
-    second = packed(tmp_path, "b", parts=2, shuffling=small, packing=Pack(threads=1))
+    second = packed(tmp_path, "b", parts=2, shuffling=small, packing=Pack(threads=2, verify=False))
     assert first.fingerprint == second.fingerprint
     names = sorted(p.name for p in Path(first.directory).iterdir() if p.name != "timing.json")
     assert names == sorted(p.name for p in Path(second.directory).iterdir() if p.name != "timing.json")
@@ -85,11 +87,11 @@ def test_a_killed_pack_goes_on_and_ends_in_the_same_bytes(tmp_path: Path, monkey
     written: list[str] = []
     real = pack.fn.__globals__["write_shard"]
 
-    def killed_at_the_third(images: object, tar: str, *rest: object) -> object:
+    def killed_at_the_third(images: object, tar: str, *rest: object, **plain: object) -> object:
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(tar)
-        return real(images, tar, *rest)
+        return real(images, tar, *rest, **plain)
 
     with monkeypatch.context() as patch:
         patch.setitem(pack.fn.__globals__, "write_shard", killed_at_the_third)
@@ -163,3 +165,8 @@ def test_an_image_that_changed_behind_our_back_is_not_packed(tmp_path: Path) -> 
     rows = shuffle.fn(stages["retrieve"], curated, as_is=("birds",), history=history, config=Shuffle(), layout=layout)
     with pytest.raises(RuntimeError, match="changed since it was read"):
         pack.fn(rows, composition=[], config=Pack(), layout=layout)
+    # left to the storage, it is packed under the checksum that it was judged by, and the index gives it away
+    dataset = pack.fn(rows, composition=[], config=Pack(verify=False), layout=layout)
+    (tar,) = tars(dataset)
+    with pytest.raises(ChecksumMismatch):
+        list(SampleReader([tar], check=True))
