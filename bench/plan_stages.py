@@ -171,14 +171,14 @@ STAGES: tuple[StagePlan, ...] = (
         },
     ),
     StagePlan(
-        "self_dedup", "components above 0.6, a keeper of each", "flow: union-find, and rows that have a copy",
+        "self_dedup", "components above 0.6, a keeper of each", "flow: union-find and sizes",
         {
-            "core_seconds": "images * row_core_seconds",
+            "core_seconds": "images * row_core_seconds * (1 + share_in_groups)",
             "serial_seconds": "2 * images * edges_per_image / edges_per_second",
-            "read_bytes": "images * row_bytes + 2 * 20 * images * edges_per_image",
-            "write_bytes": "images * row_bytes",
-            "parts": "images / images_per_part",
-            "memory_bytes": "(12 if images < 2**31 else 20) * images + 150 * images * share_in_groups",
+            "read_bytes": "2 * images * row_bytes + 2 * 20 * images * edges_per_image + 250 * images * share_in_groups",
+            "write_bytes": "images * row_bytes + 190 * images * share_in_groups",
+            "parts": "images / images_per_part + 2 * images / 2**20 + images / 2**22",
+            "memory_bytes": "(8 if images < 2**31 else 16) * images",
         },
     ),
     StagePlan(

@@ -1,15 +1,17 @@
 """No copies of each other: the copy graph's edges above a threshold, their components, one keeper of each.
 
 DINOv2 (arXiv 2304.07193, App. A.3): similarity > 0.6, components by a disjoint-set structure, one representative.
-Memory: 12 bytes per image (20 from 2**31 images on), and 150 bytes per image that has a copy. Edges are read twice,
-never held. Tasks: one per 2**20 images for what the keeper is chosen by, one per part for its table.
+Memory of the flow: 8 bytes per image (4 of them the disjoint sets; 16 from 2**31 images on) and a batch of 2**20
+images: 10 GB at 1.2 billion. What there is to say of images that have a copy goes through files and tasks
+(`graph.keepers`), of 0.5 GB at most. Edges are read twice, never held.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
@@ -17,14 +19,16 @@ from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.tables import count_drops, kept, read_table, write_table
 from tasks.algorithms.component_cut import cut_components
-from tasks.algorithms.components import Components, Integers, component_sizes, keepers, size_histogram
-from tasks.algorithms.groups import grouped_rows, raise_to, size_table
+from tasks.algorithms.components import Components, Integers, component_sizes, size_histogram
+from tasks.algorithms.groups import raise_to, size_table
+from tasks.algorithms.self_join import Edges
 from tasks.config import StageConfig
 from tasks.graph.edges import graph_edges
-from tasks.graph.keeper_rule import Keeper, describe_grouped, preference
+from tasks.graph.keeper_rule import Keeper
+from tasks.graph.keepers import Verdict, find_keepers, write_members, write_values
 from tasks.graph.recall import RecallTooLow
-from tasks.graph.rows import PoolFiles
-from tasks.graph.scratch import load_array, save_array, sweep
+from tasks.graph.rows import PoolFiles, Span
+from tasks.graph.scratch import load_array, sweep
 from tasks.pool import Pool, Verdicts, with_verdicts
 from tasks.progress import run_logger
 from tasks.stage import Outcome, Stage, stage_task
@@ -33,7 +37,7 @@ __all__ = ["Cut", "Keeper", "RecallTooLow", "SelfDedup", "self_dedup"]
 
 VERSION = 2
 GROUP = "group"
-_BATCH_ROWS = 1 << 20
+_BATCH_ROWS, _RANGE_ROWS = 1 << 20, 1 << 22
 
 
 class Cut(StageConfig):
@@ -77,16 +81,17 @@ def self_dedup(described: Manifest, graph: Manifest, config: SelfDedup, layout: 
         sweep(stage)
         return stage.reuse()
     files = PoolFiles(described)
-    labels, num_edges = components(graph, config.threshold, files.num_rows)
+    edges = partial(graph_edges, graph, config.threshold)
+    labels, num_edges = components(edges, files.num_rows)
     facts: dict[str, Any] = {"threshold": config.threshold, "edges": num_edges}
     if config.cut is not None:
-        labels, facts["cut"] = cut(config.cut, config.threshold, labels, graph, pool)
-    sizes = component_sizes(labels)
-    rows = grouped_rows(labels, sizes)
+        labels, facts["cut"] = cut(config.cut, config.threshold, labels, edges, pool)
+    batches = files.batches(_BATCH_ROWS)
+    members, values, sizes = grouped(stage, batches, labels, edges)
+    del labels
     facts |= size_facts(sizes, config.max_component)
-    del sizes
-    best = strongest(graph, config.threshold, labels)
-    outcomes = judge(stage, files, rows, labels[rows], best[rows], config.keeper)
+    verdicts = find_keepers(stage, batches, members, values, keeper=config.keeper, range_rows=_RANGE_ROWS)
+    outcomes = stage.map(judge_part, parts_of(batches, verdicts))
     manifest = stage.publish(outcomes, facts=facts)
     sweep(stage)
     return manifest
@@ -101,22 +106,22 @@ def check_graph(described: Manifest, graph: Manifest) -> None:
         )
 
 
-def components(graph: Manifest, threshold: float, num_rows: int) -> tuple[Integers, int]:
-    """Labels of the graph's components above a threshold, and the number of its edges there. Raises ThresholdTooLow."""
+def components(edges: Callable[[], Iterator[Edges]], num_rows: int) -> tuple[Integers, int]:
+    """Labels of the components that edges make of a pool's rows, and how many edges there are."""
     forest, num_edges = Components(num_rows), 0
-    for edges in graph_edges(graph, threshold):
-        forest.add(edges.left, edges.right)
-        num_edges += len(edges.left)
+    for block in edges():
+        forest.add(block.left, block.right)
+        num_edges += len(block.left)
     return forest.labels(), num_edges
 
 
 def cut(
-    config: Cut, threshold: float, labels: Integers, graph: Manifest, pool: Pool
+    config: Cut, threshold: float, labels: Integers, edges: Callable[[], Iterator[Edges]], pool: Pool
 ) -> tuple[Integers, dict[str, int]]:
     """Labels after the cut, and what it did."""
     result = cut_components(
         labels,
-        lambda: graph_edges(graph, threshold),
+        edges,
         pool.vectors,
         max_size=config.max_size,
         strict_threshold=max(config.strict_threshold, threshold),
@@ -126,9 +131,23 @@ def cut(
     return result.labels, {name: int(number) for name, number in numbers.items() if name != "labels"}
 
 
-def size_facts(sizes: Integers, max_component: int) -> dict[str, Any]:
-    """The histogram of components by size, and an alarm, logged too, when one is larger than `max_component`."""
+def grouped(
+    stage: Stage, batches: Sequence[Span], labels: Integers, edges: Callable[[], Iterator[Edges]]
+) -> tuple[list[str], list[str], dict[int, int]]:
+    """Files of the rows in groups and of their largest similarities (see `graph.keepers`), and how many components
+    there are of each size. Memory beside `labels`: 4 bytes per row (8 from 2**31 on) and a batch."""
+    sizes = component_sizes(labels)
     histogram = size_histogram(sizes)
+    members = write_members(stage, batches, labels, sizes)
+    del sizes
+    best = np.zeros(len(labels), dtype=np.float32)
+    for block in edges():
+        raise_to(best, labels, block.left, block.right, block.similarity)
+    return members, write_values(members, best), histogram
+
+
+def size_facts(histogram: dict[int, int], max_component: int) -> dict[str, Any]:
+    """The histogram of components by size, and an alarm, logged too, when one is larger than `max_component`."""
     largest = max(histogram, default=0)
     facts: dict[str, Any] = {"component_sizes": size_table(histogram), "largest_component": largest}
     if largest > max_component:
@@ -142,42 +161,13 @@ def size_facts(sizes: Integers, max_component: int) -> dict[str, Any]:
     return facts
 
 
-def strongest(graph: Manifest, threshold: float, labels: Integers) -> npt.NDArray[np.float32]:
-    """Every row's largest similarity to a row of its component, 0 where there is no edge."""
-    best = np.zeros(len(labels), dtype=np.float32)
-    for edges in graph_edges(graph, threshold):
-        raise_to(best, labels, edges.left, edges.right, edges.similarity)
-    return best
-
-
-def judge(
-    stage: Stage,
-    files: PoolFiles,
-    rows: npt.NDArray[np.int64],
-    labels: Integers,
-    best: npt.NDArray[np.float32],
-    keeper: Keeper,
-) -> list[Outcome]:
-    """The stage's tables: `rows` are those in groups, with their component's label and largest similarity."""
-    batches = files.batches(_BATCH_ROWS)
-    members = np.searchsorted(rows, labels)  # numbered among the grouped rows
-    described = describe_grouped(stage, batches, rows)
-    kept_member = keepers(members, preference(described, keeper))
-    ids = described["id"]
-    verdicts = np.empty(len(rows), dtype=[("row", "<i8"), ("copy", "?"), ("value", "<f4"), *_id_fields(ids.dtype)])
-    verdicts["row"], verdicts["copy"], verdicts["value"] = rows, kept_member != np.arange(len(rows)), best
-    verdicts["other"], verdicts[GROUP] = ids[kept_member], ids[members]
-    parts = []
-    for number, batch in enumerate(batches):
-        path = stage.path(f"scratch-verdicts-{number:05d}.npy")
-        low, high = np.searchsorted(rows, [batch.first, batch.last])
-        save_array(path, verdicts[low:high])
-        parts += [(part, start, path) for part, start in zip(batch.parts, batch.starts, strict=True)]
-    return stage.map(judge_part, parts)
-
-
-def _id_fields(dtype: np.dtype[Any]) -> list[tuple[str, np.dtype[Any]]]:
-    return [("other", dtype), (GROUP, dtype)]
+def parts_of(batches: Sequence[Span], verdicts: Sequence[str]) -> list[tuple[str, int, str]]:
+    """Every part's path, its first row and the file of its batch's verdicts."""
+    return [
+        (part, start, path)
+        for batch, path in zip(batches, verdicts, strict=True)
+        for part, start in zip(batch.parts, batch.starts, strict=True)
+    ]
 
 
 def judge_part(part: tuple[str, int, str], out: str) -> Outcome:
@@ -187,7 +177,7 @@ def judge_part(part: tuple[str, int, str], out: str) -> Outcome:
     low, high = np.searchsorted(found["row"], [start, start + len(table)])
     mine = found[low:high]
     verdicts, group = Verdicts.keep(len(table)), np.full(len(table), None, dtype=object)
-    for row, copy, value, other, name in mine.tolist():
+    for row, copy, value, other, name in map(Verdict._make, mine.tolist()):
         group[row - start] = name.decode()
         if copy:
             verdicts.drop[row - start], verdicts.other[row - start] = "copy", other.decode()

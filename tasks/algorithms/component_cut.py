@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from tasks.algorithms.blocks import Floats, Rows, VectorSource
-from tasks.algorithms.components import Components, Integers, component_sizes
+from tasks.algorithms.components import Components, Integers, component_sizes, size_histogram
 from tasks.algorithms.sampling import mix
 from tasks.algorithms.self_join import Edges
 
@@ -64,8 +64,9 @@ def cut_components(
     `vectors` [rows, dim] need not be of unit length. A pair counts when its cosine is > `strict_threshold`, a member
     stays with the medoid when its cosine is > `medoid_threshold`. The result does not depend on the order of the edges.
 
-    Memory: 4 bytes per row (8 above 2**31), and of oversized components alone 40 bytes per verified edge and 60 per
-    member; vectors are read by blocks. Cost: num_rounds * members * min(64, members / max_size) * dim products.
+    Memory beside `labels`: 4 bytes per row (8 from 2**31 on), and of oversized components alone 40 bytes per verified
+    edge and 60 per member; vectors are read by blocks. Cost: num_rounds * members * min(64, members / max_size) * dim
+    products.
     Raises ValueError for a size below 2 or thresholds outside of (-1, 1).
     """
     if max_size < 2 or not -1 < strict_threshold < 1 or not -1 < medoid_threshold < 1:
@@ -74,10 +75,11 @@ def cut_components(
             f"strict_threshold {strict_threshold}, medoid_threshold {medoid_threshold}"
         )
     sizes = component_sizes(labels)
-    largest = int(sizes.max(initial=0))
+    histogram = size_histogram(sizes)
     members = _members(labels, sizes, max_size)
-    num_oversized = int((sizes > max_size).sum())
     del sizes
+    largest = max(histogram, default=0)
+    num_oversized = sum(count for size, count in histogram.items() if size > max_size)
     if num_oversized == 0:
         return Cut(labels, 0, 0, largest, largest)
     held, num_unverified = _verified(labels, members, edges, vectors, strict_threshold)
@@ -87,8 +89,9 @@ def cut_components(
         num_rounds += 1
     after = np.array(labels)
     after[members] = members[pieces.labels]
-    num_held = int((component_sizes(pieces.labels) > max_size).sum())
-    largest_after = int(component_sizes(after).max(initial=0))
+    sizes_after = component_sizes(pieces.labels)
+    num_held = int((sizes_after > max_size).sum())
+    largest_after = max([int(sizes_after.max()), *(size for size in histogram if size <= max_size)])
     return Cut(after, num_oversized, len(members), largest, largest_after, num_unverified, num_rounds, num_held)
 
 

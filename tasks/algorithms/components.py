@@ -1,4 +1,4 @@
-"""Connected components of a graph whose edges stream by, and the one image of each that is kept.
+"""Connected components of a graph whose edges stream by.
 
 A disjoint-set forest in which every root is the smallest row of its component, so that the result does not
 depend on the order of the edges (DINOv2, arXiv 2304.07193, App. A.3, asks for "a scalable disjoint set"). Rem's
@@ -6,7 +6,8 @@ algorithm with splicing: the fastest of those that Patwary, Blair and Manne comp
 Memory: 4 bytes per row below 2**31 rows, 8 above (1.2 billion images: 4.8 GB); edges are never held.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 
 import numba
 import numpy as np
@@ -17,6 +18,7 @@ Integers = npt.NDArray[np.integer]
 
 # After this share of all rows has been joined the forest is made flat: an edge inside a component then costs two reads.
 _FLATTEN_SHARE = 0.1
+_BLOCK = 1 << 20
 
 
 class Components:
@@ -107,23 +109,10 @@ def _count(labels: Integers, sizes: Integers) -> None:
 
 
 def size_histogram(sizes: Integers) -> dict[int, int]:
-    """How many components there are of each size, in increasing size."""
-    values, counts = np.unique(sizes[sizes > 0], return_counts=True)
-    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
-
-
-def keepers(labels: Integers, preference: Sequence[npt.NDArray[np.generic]]) -> Rows:
-    """For every row, the row that is kept of its component.
-
-    `preference` holds one or more arrays [rows], the most important first; the smallest value wins, and where
-    all are equal the smallest row. Negate a column whose largest value should win. Memory: 13 bytes per row, and
-    what sorting takes of the rows that are not alone.
-    """
-    kept = np.arange(len(labels), dtype=np.int64)
-    grouped = np.flatnonzero(component_sizes(labels)[labels] > 1)
-    if len(grouped) == 0:
-        return kept
-    order = grouped[np.lexsort([column[grouped] for column in reversed(preference)] + [labels[grouped]])]
-    first = np.flatnonzero(np.r_[True, labels[order][1:] != labels[order][:-1]])
-    kept[order] = np.repeat(order[first], np.diff(np.r_[first, len(order)]))
-    return kept
+    """How many components there are of each size, in increasing size. Memory: a block, and the histogram."""
+    histogram: Counter[int] = Counter()
+    for start in range(0, len(sizes), _BLOCK):
+        block = sizes[start : start + _BLOCK]
+        values, counts = np.unique(block[block > 0], return_counts=True)
+        histogram.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    return dict(sorted(histogram.items()))

@@ -1,4 +1,6 @@
-"""Groups of copies: which rows are in one, their strongest edge, how large groups are, and a measure of quality."""
+"""Groups of copies: the best row of each, their strongest edge, how large groups are, and a measure of quality."""
+
+from collections.abc import Sequence
 
 import numba
 import numpy as np
@@ -10,12 +12,15 @@ from tasks.algorithms.components import Integers
 _EXACT_SIZES = 64
 
 
-def grouped_rows(labels: Integers, sizes: Integers) -> Rows:
-    """Rows in components of more than one, increasing. Memory beside the result: one block."""
-    found = [np.zeros(0, dtype=np.int64)]
-    for start in range(0, len(labels), 1 << 20):
-        found.append(np.flatnonzero(sizes[labels[start : start + (1 << 20)]] > 1) + start)
-    return np.concatenate(found)
+def best_of_each(groups: Integers, preference: Sequence[npt.NDArray[np.generic]]) -> Rows:
+    """Of every group, in increasing order of its number, the position of its best row.
+
+    `preference` holds one or more arrays [rows], the most important first; the smallest value wins, and where all are
+    equal the first row. Negate a column whose largest value should win. Memory: what sorting takes.
+    """
+    order = np.lexsort([*reversed(preference), groups])
+    ordered = groups[order]
+    return np.asarray(order[np.r_[True, ordered[1:] != ordered[:-1]][: len(order)]])
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

@@ -1,6 +1,5 @@
 """Which image of a group of copies stays, by what its record says of it."""
 
-from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -10,8 +9,7 @@ import pyarrow as pa
 from storage.tables import kept, read_table
 from tasks.algorithms.groups import effective_pixels
 from tasks.graph.rows import Span
-from tasks.graph.scratch import Array, load_array, save_array, scratch_map, whole
-from tasks.stage import Outcome, Stage
+from tasks.graph.scratch import Array
 
 Keeper = Literal["largest", "earliest", "best_quality", "smallest_id"]
 
@@ -21,28 +19,14 @@ are not named lose nothing."""
 _COLUMNS = ("id", "width", "height", "image_bytes", "format", "crawl_date")
 
 
-def describe_grouped(stage: Stage, batches: Sequence[Span], rows: npt.NDArray[np.int64]) -> Array:
-    """Of the pool rows `rows` (increasing) what a keeper is chosen by: id, pixels, quality, bytes, date."""
-    parts = []
-    for number, batch in enumerate(batches):
-        path = stage.path(f"scratch-grouped-{number:05d}.npy")
-        low, high = np.searchsorted(rows, [batch.first, batch.last])
-        save_array(path, rows[low:high])
-        parts.append((batch, path))
-    _, files = scratch_map(stage, "records", describe_batch, parts)
-    return np.concatenate([load_array(path) for path in files.paths(".npy")])
-
-
-def describe_batch(part: tuple[Span, str], out: str) -> Outcome:
-    """The records of one batch's grouped rows."""
-    batch, path = part
-    rows = np.asarray(load_array(path))
+def read_records(span: Span, rows: npt.NDArray[np.int64]) -> Array:
+    """Of the rows `rows` (increasing) of a span of whole parts what a keeper is chosen by: id, pixels, quality, bytes,
+    date."""
     records = [
         _records(kept(read_table(f"{name}.parquet", ["drop", *_COLUMNS])), rows, start)
-        for name, start in zip(batch.parts, batch.starts, strict=True)
+        for name, start in zip(span.parts, span.starts, strict=True)
     ]
-    found = np.concatenate(records)
-    return whole(len(found), [save_array(f"{out}.npy", found)])
+    return np.concatenate(records)
 
 
 def _records(table: pa.Table, rows: npt.NDArray[np.int64], start: int) -> Array:

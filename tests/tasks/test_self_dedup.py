@@ -1,6 +1,7 @@
 """Components of copies keep one image each, by a stated rule; the others say which, how similar, and of what group."""
 
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from pydantic import ValidationError
 
 from storage.layout import Layout
 from storage.manifest import Manifest
+from tasks.algorithms.self_join import Edges
 from tasks.copy_graph import CopyGraph, ThresholdTooLow, copy_graph
+from tasks.graph.rows import Span
 from tasks.pool import NoImages
-from tasks.self_dedup import Cut, SelfDedup, self_dedup
-from tasks.stage import PartsFailed
+from tasks.self_dedup import Cut, SelfDedup, components, grouped, self_dedup
+from tasks.stage import PartsFailed, Stage
 from tasks.workers import Workers, workers
 from tests.tasks.vector_stages import at_cosines, image_row, made_stage, rows_of, unit
 
@@ -174,6 +177,55 @@ def test_killed_in_the_middle_and_run_again_it_ends_in_the_same_bytes(
     assert again.files == whole.files
     assert again.facts == whole.facts
     assert not list(Path(again.directory).glob("scratch-*"))
+
+
+@pytest.mark.parametrize("keeper", ["largest", "earliest"])
+def test_how_images_are_cut_into_batches_and_ranges_does_not_show(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keeper: Any
+) -> None:
+    """Dates that only some batches have, and components whose rows lie in several."""
+
+    def run(root: Layout) -> Manifest:
+        random = np.random.default_rng(3)
+        vectors = np.concatenate([np.eye(9), np.eye(9)[random.integers(0, 9, 60)]])
+        dated = [{} if row < 20 else {"crawl_date": f"20{row % 7:02d}-01-01"} for row in range(69)]
+        rows = [image_row(number, width=100 + number % 5, **more) for number, more in enumerate(dated)]
+        cuts = [slice(0, 4), slice(4, 4), slice(4, 30), slice(30, 31), slice(31, 69)]
+        made = made_stage(root, "describe", [rows[c] for c in cuts], [vectors[c] for c in cuts])
+        return deduplicated(made, root, SelfDedup(keeper=keeper))
+
+    whole = run(layout)
+    assert whole.rows_kept == 9
+    monkeypatch.setattr("tasks.self_dedup._BATCH_ROWS", 3)
+    monkeypatch.setattr("tasks.self_dedup._RANGE_ROWS", 4)
+    monkeypatch.setattr("tasks.graph.keepers._AT_ONCE", 2)
+    assert run(Layout(str(tmp_path / "other"))).files == whole.files
+
+
+def flow_bytes(stage: Stage, num_rows: int) -> int:
+    """The peak of the flow's own part of the stage; three quarters of the rows hang together in chains of three."""
+
+    def edges() -> Iterator[Edges]:
+        for start in range(0, num_rows - 4, 1 << 16):
+            left = np.arange(start, min(start + (1 << 16), num_rows - 4), dtype=np.int64)
+            left = left[left % 4 < 2]
+            yield Edges(left, left + 1, np.full(len(left), 0.7, dtype=np.float32))
+
+    batches = [Span(first, min(first + (1 << 17), num_rows), (), ()) for first in range(0, num_rows, 1 << 17)]
+    tracemalloc.start()
+    try:
+        labels, _ = components(edges, num_rows)
+        grouped(stage, batches, labels, edges)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_flow_needs_eight_bytes_for_an_image_more_though_most_have_copies(layout: Layout) -> None:
+    stage = Stage("self_dedup", version=1, config=SelfDedup(), inputs={}, layout=layout)
+    flow_bytes(stage, 10_000)  # compiled, imported
+    small, large = (flow_bytes(stage, num_rows) for num_rows in (1_500_000, 3_500_000))
+    assert 7.9 < (large - small) / 2_000_000 < 8.3
 
 
 def chained(layout: Layout) -> Manifest:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from tasks.algorithms.components import Components, component_sizes, components_of, keepers, size_histogram
+from tasks.algorithms.components import Components, component_sizes, components_of, size_histogram
 
 
 def smallest_of_component(num_rows: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -102,24 +102,5 @@ def test_the_histogram_counts_components_by_size() -> None:
     forest = Components(7)
     forest.add(np.array([0, 1, 4]), np.array([1, 2, 5]))
     assert size_histogram(component_sizes(forest.labels())) == {1: 2, 2: 1, 3: 1}
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32))
-def test_the_keeper_is_the_preferred_row_of_each_component(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    forest = Components(80)
-    forest.add(*random.integers(0, 80, size=(2, 40)))
-    labels = forest.labels()
-    pixels, ids = random.integers(0, 3, 80), random.permutation(80) // 2
-    kept = keepers(labels, [-pixels, ids])
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        best = min(members, key=lambda row: (-pixels[row], ids[row], row))
-        assert (kept[members] == best).all()
-
-
-def test_without_a_preference_the_first_row_is_kept() -> None:
-    forest = Components(5)
-    forest.add(np.array([1, 4]), np.array([3, 3]))
-    assert keepers(forest.labels(), []).tolist() == [0, 1, 2, 1, 1]
+    many = np.tile(np.array([0, 1, 5, 0], dtype=np.int32), 600_000)  # of several blocks
+    assert size_histogram(many) == {1: 600_000, 5: 600_000}
