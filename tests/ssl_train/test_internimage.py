@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ssl_train.errors import CheckpointError
 from ssl_train.models.backbone import Unit
 from ssl_train.models.internimage import InternImage, InternImageNetwork, infer_internimage
-from ssl_train.models.internimage_classifier import InternImageClassifier
+from ssl_train.models.internimage_classifier import ATTENTION_DIM, ATTENTION_HEADS, InternImageClassifier
 from ssl_train.models.internimage_layers import Level, residual
 from ssl_train.models.internimage_scaling import VARIANTS, Size, Variant, scaled, stacked
 from ssl_train.models.load import load_backbone
@@ -85,6 +85,35 @@ def test_a_stage_of_the_largest_style_is_the_published_one(vectors: Callable[[st
     assert_close(stage, file["out.x_before_downsample"], rtol=1e-4, atol=1e-5)
     assert level.downsample is not None
     assert_close(level.downsample(stage), file["out.x"], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_h_classifies_by_what_a_mean_reads_from_all_places() -> None:
+    """The head of H and G has no vector; this is its published code's sum, place by place and head by head."""
+    network: InternImageClassifier = varied(InternImageClassifier(H_LIKE, 5)).double().eval()
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    *_, third, last = network.stages(images)  # [2, 4, 6, 64], [2, 2, 3, 128]; the second image is looked at
+    widen, bring = network.dcnv3_head_x4[0], network.dcnv3_head_x3
+    pool, attention = network.clip_projector, network.clip_projector.cross_dcn
+    places = []
+    for row in range(4):
+        for column in range(6):
+            # of each place of the last stage four: a channel's quarter says which corner it is
+            wide = widen.weight[:, :, 0, 0] @ last[1, row // 2, column // 2] + widen.bias
+            quarter = wide.view(ATTENTION_DIM, 4)[:, 2 * (row % 2) + column % 2]
+            places.append(quarter + bring.weight[:, :, 0, 0] @ third[1, row, column] + bring.bias)
+    mean = torch.stack(places).mean(0)
+    query = attention.q.weight @ pool.norm1_q(mean) + attention.q_bias
+    read = []
+    for head in range(ATTENTION_HEADS):
+        own = slice(64 * head, 64 * head + 64)
+        keys = [attention.k.weight[own] @ pool.norm1_k(place) + attention.k_bias[own] for place in places]
+        values = [attention.v.weight[own] @ pool.norm1_v(place) + attention.v_bias[own] for place in places]
+        weights = torch.stack([query[own] @ key / 8 for key in keys]).softmax(0)
+        read.append(sum(weight * value for weight, value in zip(weights, values, strict=True)))
+    features = network.fc_norm(attention.proj(torch.cat(read)))
+    assert_close(network.features(images)[1], features)
+    assert_close(network.logits(images)[1], network.head(features))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
