@@ -1,13 +1,16 @@
 """Centering and sharpening, both, each alone, neither: why DINO does not collapse, drawn as in its paper.
 
+python -m ssl_train.studies.collapse --set digits --out docs/collapse [--steps N] [--recipe NAME] [key=value ...]
 python -m ssl_train.studies.collapse --data FOLDER|TARS --out collapse.html [--steps N] [--recipe NAME] [key=value ...]
 python -m ssl_train.studies.collapse --runs NAME=FOLDER [NAME=FOLDER ...] --out collapse.html
 
-Trains four small runs of a recipe, one after the other, in a folder beside the page (a run that is there already goes
-on, or is only read), or reads runs that somebody made. Source: DINO (arXiv 2104.14294), section 5.3 and figure 7.
+Trains four small runs of a recipe, one after the other, in a folder beside the page or in `--work` (a run that is there
+already goes on, or is only read), or reads runs that somebody made. `--out` is one page (.html), or a folder that gets
+README.md, the pictures and the figures (collapse.json). Source: DINO (arXiv 2104.14294), section 5.3 and figure 7.
 """
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +27,7 @@ from ssl_train.methods.dinov2 import DinoV2
 from ssl_train.methods.ibot import Ibot
 from ssl_train.metrics import read_metrics
 from ssl_train.studies.charts import Point, line_chart, page, table
+from ssl_train.studies.learning_sets import SETS
 from ssl_train.trainer import Trainer
 from storage.errors import StorageError
 
@@ -155,39 +159,57 @@ def _end(points: Sequence[Point]) -> float:
     return fmean(values[-max(1, round(END_SHARE * len(values))) :]) if values else math.nan
 
 
-def as_page(runs: Mapping[str, Curves]) -> str:
-    """Curves and verdicts as one HTML page."""
+def charts(runs: Mapping[str, Curves]) -> dict[str, str]:
+    """The three pictures, by what they show: how undecided targets are, what is left to learn, what targets tell."""
     heights = sorted({curves.num_prototypes for curves in runs.values()})
     marks = [(f"log(K), K = {number:,}", math.log(number)) for number in heights]
-    rows = []
-    for name, curves in runs.items():
-        found = verdict(curves)
-        entropy = f"{found.entropy:.2f} of {curves.highest:.2f}"
-        rows.append([name, entropy, f"{found.divergence:.3f}", f"{found.told:.3f}", found.words])
-    charts = {
-        "Entropy of the teacher's targets": ({name: curves.entropy for name, curves in runs.items()}, marks),
-        "KL(teacher || student)": ({name: curves.divergence for name, curves in runs.items()}, []),
-        "What a target says of its image": ({name: curves.told for name, curves in runs.items()}, []),
+    drawn = {
+        "entropy": ("Entropy of the teacher's targets", {name: curves.entropy for name, curves in runs.items()}, marks),
+        "kl": ("KL(teacher || student)", {name: curves.divergence for name, curves in runs.items()}, []),
+        "told": ("What a target says of its image", {name: curves.told for name, curves in runs.items()}, []),
     }
-    return page(
-        "Collapse: centering and sharpening",
-        [
-            INTRODUCTION,
-            table(["run", "entropy (nats)", "KL (nats)", "said of an image (nats)", "in the end"], rows),
-            *(
-                line_chart(lines, title=title, x_label="step", y_label="nats", marks=at)
-                for title, (lines, at) in charts.items()
-            ),
-        ],
-    )
+    return {
+        stem: line_chart(lines, title=title, x_label="step", y_label="nats", marks=at)
+        for stem, (title, lines, at) in drawn.items()
+    }
 
 
+def rows(runs: Mapping[str, Curves]) -> list[list[str]]:
+    """The table's lines: where each run has ended."""
+    found = {name: verdict(curves) for name, curves in runs.items()}
+    return [
+        [name, f"{end.entropy:.2f} of {runs[name].highest:.2f}", f"{end.divergence:.3f}", f"{end.told:.3f}", end.words]
+        for name, end in found.items()
+    ]
+
+
+def as_page(runs: Mapping[str, Curves]) -> str:
+    """Curves and verdicts as one HTML page."""
+    return page(TITLE, [f"<p>{INTRODUCTION}</p>", table(HEADER, rows(runs)), *charts(runs).values()])
+
+
+def write_folder(runs: Mapping[str, Curves], out: Path, made_by: str) -> None:
+    """Curves and verdicts as README.md, one SVG for each picture, and collapse.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = charts(runs)
+    for stem, picture in pictures.items():
+        (out / f"{stem}.svg").write_text(picture + "\n", encoding="utf-8")
+    cells = [HEADER, ["---"] * len(HEADER), *rows(runs)]
+    lines = [f"# {TITLE}", "", INTRODUCTION, "", made_by, "", *(f"| {' | '.join(line)} |" for line in cells)]
+    lines += [line for stem in pictures for line in ("", f"![{stem}]({stem}.svg)")]
+    (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    content = {name: curves._asdict() | {"end": verdict(curves)._asdict()} for name, curves in runs.items()}
+    (out / "collapse.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+TITLE = "Collapse: centering and sharpening"
+HEADER = ["run", "entropy (nats)", "KL (nats)", "said of an image (nats)", "in the end"]
 INTRODUCTION = (
-    "<p>A teacher's centre keeps one prototype from winning everywhere, and pulls towards all of them alike; its low "
+    "A teacher's centre keeps one prototype from winning everywhere, and pulls towards all of them alike; its low "
     "temperature keeps them from being alike, and pulls towards one. Where one of them is missing, the entropy of the "
     "targets goes to 0 or to log(K), and the cross-entropy that is left to learn, the KL, goes to zero with it. What a "
     "target says of its image is the entropy of the mean target less the mean entropy of a target. The table's numbers "
-    "are means over the last tenth of a run. (arXiv 2104.14294, section 5.3.)</p>"
+    "are means over the last tenth of a run. (arXiv 2104.14294, section 5.3.)"
 )
 
 
@@ -195,34 +217,59 @@ def main(arguments: Sequence[str]) -> int:
     """Train or read, write the page, tell the verdicts; returns the exit code (2 for a mistake that is explained)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="a folder of images, or WebDataset tars (a path or a glob)")
+    parser.add_argument("--set", choices=sorted(SETS), help="a small set that needs no download, in place of --data")
     parser.add_argument("--runs", nargs="+", default=[], metavar="NAME=FOLDER", help="finished runs, to be read only")
-    parser.add_argument("--out", required=True, type=Path, help="the HTML page; runs are made in a folder beside it")
+    parser.add_argument("--out", required=True, type=Path, help="a page (.html), or a folder")
+    parser.add_argument("--work", type=Path, help="where runs are made; a folder beside --out if left out")
     parser.add_argument("--steps", type=int, help="steps of each run; the recipe's if left out")
     parser.add_argument("--recipe", default=RECIPE)
     parser.add_argument("changes", nargs="*", metavar="key=value", help="changes of the recipe")
     options = parser.parse_args(arguments)
     try:
-        folders = _named(options.runs) if options.runs else train_variants(_config(options), _beside(options.out))
+        folders = _named(options.runs) if options.runs else _trained(options)
         runs = {name: read_curves(folder) for name, folder in folders.items()}
     except (TrainError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(as_page(runs), encoding="utf-8")
+    if options.out.suffix == ".html":
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(as_page(runs), encoding="utf-8")
+    else:
+        write_folder(runs, options.out, _made_by(options))
     for name, curves in runs.items():
         print(f"{name}: {verdict(curves).words}")
     print(f"drawn in {options.out}")
     return 0
 
 
-def _config(options: argparse.Namespace) -> TrainConfig:
-    if not options.data:
-        raise ConfigError("give --data (a folder of images, or tars) to train, or --runs NAME=FOLDER to read runs")
-    source = "shards" if options.data.endswith(".tar") else "folder"
-    config = load_recipe(options.recipe, [f"data.{source}={options.data}", *options.changes])
+def _trained(options: argparse.Namespace) -> dict[str, Path]:
+    work = options.work or options.out.with_name(options.out.stem + "-runs")
+    data = options.data
+    if options.set:
+        data = str(work / options.set)
+        if not Path(data).exists():
+            SETS[options.set](Path(data))
+    return train_variants(_config(options, data), work)
+
+
+def _config(options: argparse.Namespace, data: str | None) -> TrainConfig:
+    if not data:
+        raise ConfigError(
+            "give --set, or --data (a folder of images, or tars) to train, or --runs NAME=FOLDER to read runs"
+        )
+    source = "shards" if data.endswith(".tar") else "folder"
+    config = load_recipe(options.recipe, [f"data.{source}={data}", *options.changes])
     steps = options.steps or config.num_steps
     lines = replace(config.metrics, every_steps=max(1, steps // NUM_LINES))
     return replace(config, num_steps=steps, metrics=lines)
+
+
+def _made_by(options: argparse.Namespace) -> str:
+    if options.runs:
+        return "Read from runs by `python -m ssl_train.studies.collapse --runs`."
+    given = [f"--set {options.set}" if options.set else f"--data {options.data}", f"--recipe {options.recipe}"]
+    given += [f"--steps {options.steps}"] if options.steps else []
+    return f"Written by `python -m ssl_train.studies.collapse {' '.join([*given, *options.changes])} --out FOLDER`."
 
 
 def _named(runs: Iterable[str]) -> dict[str, Path]:
@@ -231,10 +278,6 @@ def _named(runs: Iterable[str]) -> dict[str, Path]:
     if wrong:
         raise ConfigError(f"--runs wants NAME=FOLDER, not {', '.join(wrong)}")
     return {name: Path(folder) for name, _, folder in pairs}
-
-
-def _beside(out: Path) -> Path:
-    return out.with_name(out.stem + "-runs")
 
 
 if __name__ == "__main__":

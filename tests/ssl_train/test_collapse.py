@@ -1,14 +1,16 @@
 """The study of collapse, run small: what must become of the entropies, and what is said of it."""
 
+import json
 import math
 import re
 from pathlib import Path
 
 import pytest
 
-from ssl_train.config import load_config, load_recipe
+from ssl_train.config import TrainConfig, load_config, load_recipe
 from ssl_train.errors import ConfigError
 from ssl_train.methods.ibot import Ibot
+from ssl_train.studies import collapse
 from ssl_train.studies.collapse import VARIANTS, Curves, Variant, as_page, main, read_curves, verdict, with_variant
 
 STEPS = 36
@@ -87,6 +89,43 @@ def test_runs_that_are_there_are_read_and_not_trained_again(studied: Path, tmp_p
     assert not out.with_name("page-runs").exists()
 
 
+def test_a_folder_gets_the_table_the_three_pictures_and_the_figures(studied: Path, tmp_path: Path) -> None:
+    out = tmp_path / "collapse"
+    assert main(["--out", str(out), "--runs", *(f"{name}={run_of(studied, name)}" for name in VARIANTS)]) == 0
+    figures = json.loads((out / "collapse.json").read_text())
+    assert list(figures) == list(VARIANTS)
+    readme = (out / "README.md").read_text()
+    for name, found in figures.items():
+        curves = curves_of(studied, name)
+        assert found["end"] == verdict(curves)._asdict()
+        assert len(found["entropy"]) == len(found["divergence"]) == len(found["told"]) == STEPS
+        assert f"| {name} | {verdict(curves).entropy:.2f} of {math.log(64):.2f} |" in readme
+    pictures = sorted(path.name for path in out.glob("*.svg"))
+    assert pictures == ["entropy.svg", "kl.svg", "told.svg"]
+    assert all(f"]({name})" in readme for name in pictures)
+
+
+def test_a_set_is_made_once_where_the_runs_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+
+    def write(folder: Path) -> None:
+        made.append(folder)
+        folder.mkdir(parents=True)
+
+    def trained(config: TrainConfig, folder: Path) -> dict[str, Path]:
+        assert config.data.folder == str(folder / "digits")
+        return {}
+
+    monkeypatch.setattr(collapse, "SETS", {"digits": write})
+    monkeypatch.setattr(collapse, "train_variants", trained)
+    for _ in range(2):
+        command = ["--set", "digits", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"), "--steps", "7"]
+        assert main([*command, "optim.lr=1e-3"]) == 0
+    assert made == [tmp_path / "work" / "digits"]
+    told = "--set digits --recipe debug_dino --steps 7 optim.lr=1e-3"
+    assert told in (tmp_path / "out" / "README.md").read_text()
+
+
 def flat(entropy: float, divergence: float, told: float, prototypes: int = 64) -> Curves:
     """A run that has been the same for ever, after a beginning that must not count."""
     return Curves(
@@ -129,7 +168,7 @@ def test_a_recipe_without_both_is_refused(changes: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give --data"),
+        ([], "give --set, or --data"),
         (["--runs", "folder-without-a-name"], "wants NAME=FOLDER"),
         (["--runs", "mine=/nowhere"], "/nowhere holds no metrics"),
     ],
