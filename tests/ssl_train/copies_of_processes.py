@@ -1,21 +1,18 @@
-"""What one process and two must agree on when a ResNet learns copies; run by `test_sscd.py`, here and as two processes.
+"""What one process and two must agree on when a ResNet learns copies; run by `test_sscd.py`."""
 
-usage: copies_of_processes.py FILE, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set
-"""
-
-import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from ssl_train.data.collate import Batch
-from ssl_train.distributed import World, join_world, mean_over_ranks
+from ssl_train.distributed import World, mean_over_ranks
 from ssl_train.methods.blends import Blends
 from ssl_train.methods.sscd import Sscd
 from ssl_train.models.resnet import Resnet
 from ssl_train.parallel import Speedups, speed_up
+from tests.ssl_train.one_and_two import main, whole
 
 IMAGES = 8
 
@@ -41,10 +38,6 @@ def own_batch(world: World, step: int) -> Batch:
     return batch_of(crops[:, world.rank * share : (world.rank + 1) * share].flatten(0, 1))
 
 
-def whole(tensor: Tensor) -> Tensor:
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
-
-
 def steps(world: World, *, recompute: bool) -> Iterator[tuple[str, Tensor]]:
     """Losses, gradients and running statistics of two steps; blends are another matter, being drawn by process."""
     torch.manual_seed(0)
@@ -65,15 +58,11 @@ def steps(world: World, *, recompute: bool) -> Iterator[tuple[str, Tensor]]:
     yield from ((f"buffer {name}", buffer.clone()) for name, buffer in networks.student.named_buffers())
 
 
-def everything(world: World) -> dict[str, Tensor]:
+def everything(world: World, folder: Path) -> dict[str, Tensor]:
     """All numbers to compare."""
     plain = {f"plain {name}": value for name, value in steps(world, recompute=False)}
     return plain | {f"recomputed {name}": value for name, value in steps(world, recompute=True)}
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with join_world() as this:
-        found = everything(this)
-        if this.is_main:
-            torch.save(found, sys.argv[1])
+    main(everything)

@@ -1,20 +1,15 @@
-"""What one process and two must agree on; run by `test_two_processes.py`, in itself and as two processes.
+"""What one process and two must agree on; run by `test_two_processes.py`, in itself and as two processes."""
 
-usage: two_processes.py FOLDER, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set
-"""
-
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from ssl_train.checkpoint import Checkpointing, Checkpoints, export_teacher
 from ssl_train.data.collate import Batch
-from ssl_train.distributed import World, join_world, mean_over_ranks
+from ssl_train.distributed import World, mean_over_ranks
 from ssl_train.evaluate.probe import KnnProbe, knn_top1
 from ssl_train.losses.centering import SoftmaxCentering, sinkhorn_knopp
 from ssl_train.methods import DinoV2, DinoV2Networks
@@ -25,6 +20,7 @@ from ssl_train.ops.prototype_loss import Projected, sinkhorn_targets
 from ssl_train.optim import Optim, build_optimizer, clip_gradients
 from ssl_train.parallel import Speedups, local_shards, speed_up
 from storage.images import encode_jpeg
+from tests.ssl_train.one_and_two import main, whole
 
 IMAGES, PATCHES, NUM_LOCAL = 8, 16, 3
 # Large layer scales: with the usual 1e-5 the class tokens of a fresh network are nearly equal, and the gradient of
@@ -67,10 +63,6 @@ def batch_of(masked_images: tuple[int, ...], world: World) -> Batch:
         mask.flatten().nonzero().flatten(),
         weights,
     )
-
-
-def whole(tensor: Tensor) -> Tensor:
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
 def built(method: DinoV2, world: World) -> tuple[DinoV2Networks, torch.optim.Optimizer]:
@@ -162,8 +154,4 @@ def everything(world: World, folder: Path) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with join_world() as this:
-        found = everything(this, Path(sys.argv[1]))
-        if this.is_main:
-            torch.save(found, Path(sys.argv[1]) / "numbers.pt")
+    main(everything)

@@ -1,9 +1,5 @@
-"""What one process and two must agree on, for methods that compare views; run by `test_views_two_processes.py`.
+"""What one process and two must agree on, for methods that compare views; run by `test_views_two_processes.py`."""
 
-usage: two_processes_views.py FOLDER, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set
-"""
-
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from ssl_train.data.collate import Batch
-from ssl_train.distributed import World, join_world, mean_over_ranks
+from ssl_train.distributed import World, mean_over_ranks
 from ssl_train.lars import Lars
 from ssl_train.methods.base import MethodNetworks
 from ssl_train.methods.byol import Byol
@@ -27,6 +22,7 @@ from ssl_train.models.resnet import Resnet
 from ssl_train.ops.gather import gathered, gathered_with_gradient
 from ssl_train.optim import Optim, build_optimizer, clip_gradients, step_if_finite
 from ssl_train.parallel import Speedups, speed_up
+from tests.ssl_train.one_and_two import main, whole
 
 IMAGES, STEPS = 8, 2
 VIT = Vit(size="tiny", patch_size=8, image_size=32, layer_scale=None, mask_token=False, frozen_stem=True)
@@ -71,10 +67,6 @@ def batch_of(num_local: int, world: World) -> Batch:
 def precision_of(scenario: str) -> torch.dtype:
     """Double where it can be: BatchNorm over a few rows makes much of the order in which sums are rounded."""
     return torch.float32 if scenario.startswith("swav") else torch.float64
-
-
-def whole(tensor: Tensor) -> Tensor:
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
 def built(scenario: str, world: World) -> tuple[MethodNetworks, torch.optim.Optimizer]:
@@ -147,7 +139,7 @@ def rows_of_all(world: World) -> Iterator[tuple[str, Tensor]]:
     yield "gradient of gathered", gathered(own.grad)
 
 
-def everything(world: World) -> dict[str, Tensor]:
+def everything(world: World, folder: Path) -> dict[str, Tensor]:
     """All numbers to compare."""
     numbers = dict(rows_of_all(world)) | dict(norms_of_uneven_rows(world))
     for name in SCENARIOS:
@@ -156,8 +148,4 @@ def everything(world: World) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with join_world() as this:
-        found = everything(this)
-        if this.is_main:
-            torch.save(found, Path(sys.argv[1]) / "numbers.pt")
+    main(everything)

@@ -1,16 +1,11 @@
-"""What one process and two must agree on in classification; run by `test_two_supervised.py`, in itself and as two.
+"""What one process and two must agree on in classification; run by `test_two_supervised.py`, in itself and as two."""
 
-usage: two_supervised.py FOLDER, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set
-"""
-
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from ssl_train.checkpoint import export_teacher
 from ssl_train.data.collate import Batch
@@ -20,7 +15,7 @@ from ssl_train.data.loader import Batches
 from ssl_train.data.masking import NoMasks
 from ssl_train.data.mix import Mix
 from ssl_train.data.settings import Data
-from ssl_train.distributed import World, join_world, mean_over_ranks
+from ssl_train.distributed import World, mean_over_ranks
 from ssl_train.evaluate.classify import Classify, classification_scores
 from ssl_train.methods.supervised import Supervised, SupervisedNetworks
 from ssl_train.models import Model, Vit
@@ -28,6 +23,7 @@ from ssl_train.models.class_head import ClassHead
 from ssl_train.models.resnet import Resnet
 from ssl_train.optim import Optim, build_optimizer, clip_gradients
 from ssl_train.parallel import Speedups, speed_up
+from tests.ssl_train.one_and_two import main, whole
 from tests.ssl_train.planted_classes import NAMES, write_classes
 
 IMAGES = 8
@@ -65,10 +61,6 @@ def batches_of(folder: Path, world: World) -> Batches:
         world_size=world.size,
         labels=data.open_labels(images),
     )
-
-
-def whole(tensor: Tensor) -> Tensor:
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
 def built(scenario: str, world: World) -> tuple[SupervisedNetworks, torch.optim.Optimizer]:
@@ -128,8 +120,4 @@ def everything(world: World, folder: Path) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with join_world() as this:
-        found = everything(this, Path(sys.argv[1]))
-        if this.is_main:
-            torch.save(found, Path(sys.argv[1]) / "numbers.pt")
+    main(everything)
