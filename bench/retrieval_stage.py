@@ -64,7 +64,7 @@ def write_images(layout: Layout, name: str, vectors: np.ndarray, first: int, *, 
     stage = Stage(
         name, version=1, config=Written(content="encoder"), inputs={"images": shown.publish([])}, layout=layout
     )
-    schema = image_schema(pa.field("source", pa.string()))
+    schema = image_schema(pa.field("source", pa.string()), pa.field("crawl_date", pa.string()))
     outcomes = []
     for number, start in enumerate(range(0, len(vectors), _PART)):
         rows = np.arange(first + start, first + min(start + _PART, len(vectors)))
@@ -110,7 +110,10 @@ def run(root: str, inputs: list[str], base: str | None) -> dict[str, Any]:
     Work.map = timed  # type: ignore[method-assign]
     started = time.perf_counter()
     embedded, clustered, queries = (load_manifest(folder) for folder in inputs)
-    found = retrieve.fn(embedded, clustered, queries, CONFIG, Layout(root), load_manifest(base) if base else None)
+    try:
+        found = retrieve.fn(embedded, clustered, queries, CONFIG, Layout(root), load_manifest(base) if base else None)
+    finally:
+        Work.map = original  # type: ignore[method-assign]
     seconds = time.perf_counter() - started
     facts = {name: found.facts[name] for name in ("recall", "recall_queries", "reused")}
     files = {e.path: e.sha256 for e in found.files if not e.path.startswith("truth-")}
@@ -125,13 +128,16 @@ def run(root: str, inputs: list[str], base: str | None) -> dict[str, Any]:
     }
 
 
-def measured(root: str, inputs: list[Manifest], base: str | None = None) -> dict[str, Any]:
-    """`run` in a process of its own, with its peak memory."""
-    found, megabytes = peak_megabytes(run, root, [manifest.directory for manifest in inputs], base)
+def measured(root: str, inputs: list[Manifest], base: str | None = None, *, apart: bool = True) -> dict[str, Any]:
+    """`run` in a process of its own, with its peak memory; not `apart`: in this one, without."""
+    folders = [manifest.directory for manifest in inputs]
+    if not apart:
+        return run(root, folders, base)
+    found, megabytes = peak_megabytes(run, root, folders, base)
     return {**found, "peak_megabytes": round(megabytes)}
 
 
-def compare(folder: Path, num_pool: int, num_queries: int, dim: int) -> dict[str, Any]:
+def compare(folder: Path, num_pool: int, num_queries: int, dim: int, *, apart: bool = True) -> dict[str, Any]:
     """One size: a run, and the grown pool with and without it."""
     layout, new = Layout(str(folder / "run")), num_pool // 10
     drawn = embeddings(num_pool + new + num_queries, dim)
@@ -144,9 +150,9 @@ def compare(folder: Path, num_pool: int, num_queries: int, dim: int) -> dict[str
         embedded = write_images(layout, "embed", drawn[:rows], 0)
         pools.append([embedded, write_clusters(layout, embedded, drawn[:rows], centroids), queries])
     del drawn
-    first = measured(layout.root, pools[0])
-    grown = measured(layout.root, pools[1], first["folder"])
-    alone = measured(str(folder / "alone"), pools[1])
+    first = measured(layout.root, pools[0], apart=apart)
+    grown = measured(layout.root, pools[1], first["folder"], apart=apart)
+    alone = measured(str(folder / "alone"), pools[1], apart=apart)
     same = grown.pop("files") == alone.pop("files")
     first.pop("files")
     return {
