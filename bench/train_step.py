@@ -47,9 +47,9 @@ WANTED_IMAGES_PER_SECOND = {"S/16": 2700, "B/16": 1100, "L/16": 342}
 WANTED_SPEEDUP, WANTED_MEMORY = 1.3, 0.6
 """Of the plain form's, on a CPU."""
 WANTED_HEADS = 0.25
-CPU_RECOMPUTED = 1 / 3
-"""Share of the blocks that ours computes again on a CPU: what the others save in time, it gives for memory."""
 """Of the plain form's memory for the heads, on a GPU."""
+CPU_RECOMPUTED = 1 / 4
+"""Share of the blocks that ours computes again on a CPU: what the others save in time, it gives for memory."""
 
 
 def ways(on_cuda: bool) -> dict[str, Way]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ssl_train.models.backbone import Unit
 from ssl_train.ops.attention import Kernel, attend
 from ssl_train.ops.drop_path import residual
-from ssl_train.ops.lean_linear import gelu_linear, norm_linear
+from ssl_train.ops.lean_linear import gelu_linear, norm_linear, scaled_linear
 from ssl_train.ops.packed import Shapes
 
 LAYER_NORM_EPS = 1e-6
@@ -43,10 +43,11 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "total dim"], shapes: Shapes) -> Float[Tensor, "total dim"]:
         return self.mixed(self.qkv(x), shapes)
 
-    def mixed(self, qkv: Float[Tensor, "total three_dim"], shapes: Shapes) -> Float[Tensor, "total dim"]:
-        """What tokens take from each other, by their queries, keys and values."""
-        out: Tensor = self.proj(attend(qkv, shapes, num_heads=self.num_heads, kernel=self.kernel))
-        return out
+    def mixed(
+        self, qkv: Float[Tensor, "total three_dim"], shapes: Shapes, gain: Float[Tensor, " dim"] | None = None
+    ) -> Float[Tensor, "total dim"]:
+        """What tokens take from each other, by their queries, keys and values; times `gain`."""
+        return scaled_linear(attend(qkv, shapes, num_heads=self.num_heads, kernel=self.kernel), self.proj, gain)
 
     def weights(self, x: Float[Tensor, "crops tokens dim"]) -> Float[Tensor, "crops heads tokens tokens"]:
         """The attention matrix itself, for looking at."""
@@ -65,9 +66,11 @@ class Mlp(nn.Module):
     def forward(self, x: Float[Tensor, "total dim"]) -> Float[Tensor, "total dim"]:
         return gelu_linear(self.fc1(x), self.fc2)
 
-    def after(self, norm: nn.LayerNorm, x: Float[Tensor, "total dim"]) -> Float[Tensor, "total dim"]:
-        """Of the normed tokens."""
-        return gelu_linear(norm_linear(x, norm, self.fc1), self.fc2)
+    def after(
+        self, norm: nn.LayerNorm, x: Float[Tensor, "total dim"], gain: Float[Tensor, " dim"] | None = None
+    ) -> Float[Tensor, "total dim"]:
+        """Of the normed tokens; times `gain`."""
+        return gelu_linear(norm_linear(x, norm, self.fc1), self.fc2, gain)
 
 
 class SwiGlu(nn.Module):
@@ -81,14 +84,17 @@ class SwiGlu(nn.Module):
     def forward(self, x: Float[Tensor, "total dim"]) -> Float[Tensor, "total dim"]:
         return self._gated(self.w12(x))
 
-    def after(self, norm: nn.LayerNorm, x: Float[Tensor, "total dim"]) -> Float[Tensor, "total dim"]:
-        """Of the normed tokens."""
-        return self._gated(norm_linear(x, norm, self.w12))
+    def after(
+        self, norm: nn.LayerNorm, x: Float[Tensor, "total dim"], gain: Float[Tensor, " dim"] | None = None
+    ) -> Float[Tensor, "total dim"]:
+        """Of the normed tokens; times `gain`."""
+        return self._gated(norm_linear(x, norm, self.w12), gain)
 
-    def _gated(self, both: Float[Tensor, "total two_hidden"]) -> Float[Tensor, "total dim"]:
+    def _gated(
+        self, both: Float[Tensor, "total two_hidden"], gain: Float[Tensor, " dim"] | None = None
+    ) -> Float[Tensor, "total dim"]:
         gate, value = both.chunk(2, dim=-1)
-        out: Tensor = self.w3(F.silu(gate) * value)
-        return out
+        return scaled_linear(F.silu(gate) * value, self.w3, gain)
 
 
 def swiglu_hidden(mlp_hidden: int) -> int:
@@ -129,9 +135,12 @@ class Block(Unit):
         return residual(x, shapes, self._ffn_branch, drop=drop)
 
     def _attention_branch(self, x: Tensor, shapes: Shapes) -> Tensor:
-        out: Tensor = self.ls1(self.attn.mixed(norm_linear(x, self.norm1, self.attn.qkv), shapes))
-        return out
+        return self.attn.mixed(norm_linear(x, self.norm1, self.attn.qkv), shapes, _gain(self.ls1))
 
     def _ffn_branch(self, x: Tensor, shapes: Shapes) -> Tensor:
-        out: Tensor = self.ls2(self.mlp.after(self.norm2, x))
-        return out
+        return self.mlp.after(self.norm2, x, _gain(self.ls2))
+
+
+def _gain(scale: nn.Module) -> Tensor | None:
+    """What a block's LayerScale multiplies by, if it has one."""
+    return scale.gamma if isinstance(scale, LayerScale) else None

@@ -1,6 +1,7 @@
 """Stochastic depth that skips the work: a residual branch runs on a random subset of the crops only."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -24,7 +25,25 @@ def residual(
         return x + branch(x, shapes)
     rows, kept_shapes = _draw_rows(shapes, drop, x.device)
     out = branch(x.index_select(0, rows), kept_shapes)
-    return x.index_add(0, rows, _scale_up(out, shapes, kept_shapes).to(x.dtype))
+    if torch.compiler.is_compiling():  # the compiler sees that nothing has to be kept
+        return x.index_add(0, rows, _scale_up(out, shapes, kept_shapes).to(x.dtype))
+    added: Tensor = _AddRows.apply(x, out, rows, shapes, kept_shapes)
+    return added
+
+
+class _AddRows(torch.autograd.Function):
+    """x.index_add(0, rows, out scaled up), which autograd would keep `out` for, to know its shape."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, out: Tensor, rows: Tensor, shapes: Shapes, kept_shapes: Shapes) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shapes, ctx.dtype = (shapes, kept_shapes), out.dtype
+        return x.index_add(0, rows, _scale_up(out, shapes, kept_shapes).to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (rows,) = ctx.saved_tensors
+        return gradient, _scale_up(gradient.index_select(0, rows).to(ctx.dtype), *ctx.shapes), None, None, None
 
 
 def num_kept(crops: int, drop: float) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-_CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 512 << 20}
+_CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
 _KEPT_BYTES = {"cpu": 1 << 30, "cuda": 2 << 30}
 _TILE_BYTES = {"cpu": 1 << 20, "cuda": 256 << 20}
 
@@ -23,7 +23,7 @@ class Budget:
     __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     chunk_bytes: Bytes | None = None
-    """Logits made at a time: enough rows that a product is worth reading the prototypes for. Null for 128 MiB on a CPU,
+    """Logits made at a time: enough rows that a product is worth reading the prototypes for. Null for 64 MiB on a CPU,
     512 MiB on a GPU."""
     kept_bytes: Annotated[int, Field(ge=0)] | None = None
     """A teacher's fp32 logits up to this size are kept for Sinkhorn-Knopp's iterations; larger ones are made anew for

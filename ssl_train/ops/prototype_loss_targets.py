@@ -35,6 +35,7 @@ class Targets(NamedTuple):
 
     bottleneck: Float[Tensor, "rows dim"]
     weight: Float[Tensor, "prototypes dim"]
+    """Empty where `masses` say all: the prototypes need not stay in memory until the student has been heard."""
     temperature: float
     bias: Float[Tensor, " prototypes"]
     scaled_logits: Float[Tensor, "rows prototypes"] | None = None
@@ -71,7 +72,7 @@ def sinkhorn_targets(
         fits = all_reduce_max(torch.tensor(float(not keeps))) == 0
         if fits and bound <= LARGEST_EXPONENT:
             masses, columns = _balanced(scaled_rows, weight, iterations, rows_per_chunk)
-            return Targets(*teacher, temperature, -columns.log(), masses=masses)
+            return Targets(rows, weight[:0].clone(), temperature, -columns.log(), masses=masses)
     kept = F.linear(scaled_rows, weight) if keeps else None
     if kept is not None and kernels is not None:
         bias = _balancing_bias_by(kernels, kept, iterations)
