@@ -127,23 +127,34 @@ def _visit_image(names: "ImageNames", node: LexborNode, tag: str, inside_noscrip
         parent = node.parent
         if parent is None or parent.tag != "picture":  # of <video> or <audio>
             return
-        attributes.pop("src", None)  # means nothing in a picture
         image = parent.css_first("img")
         alt = image.attributes.get("alt") if image is not None else None
+    counted = counted_attributes(tag, names.ways, inside_noscript)
     for name, value in attributes.items():
-        if value and name in _ATTRIBUTES:
-            names.attribute(tag, name, value, alt, inside_noscript=inside_noscript)
+        if value and name in counted:
+            names.attribute(counted[name], value, alt)
+
+
+class Counted(NamedTuple):
+    """An attribute that names images: how a row tells of it (`noscript:img@src`), and whether it holds a srcset."""
+
+    how: str
+    is_srcset: bool
 
 
 @lru_cache(maxsize=64)
-def _counted(tag: str, ways: frozenset[Way], inside_noscript: bool) -> dict[str, tuple[str, bool]]:
-    """Attribute → (where it stood, holds a srcset), of those that count on such an element."""
+def counted_attributes(tag: str, ways: frozenset[Way], inside_noscript: bool = False) -> dict[str, Counted]:
+    """The attributes that count on <img> or on a picture's <source>."""
     prefix = f"noscript:{tag}@" if inside_noscript else f"{tag}@"
 
     def way_of(way: Way) -> Way:
         return "noscript" if inside_noscript else "picture" if tag == "source" else way
 
-    return {name: (prefix + name, is_srcset) for name, (way, is_srcset) in _ATTRIBUTES.items() if way_of(way) in ways}
+    return {
+        name: Counted(prefix + name, is_srcset)
+        for name, (way, is_srcset) in _ATTRIBUTES.items()
+        if way_of(way) in ways and (tag, name) != ("source", "src")  # that one is of a video
+    }
 
 
 class ImageNames:
@@ -153,20 +164,14 @@ class ImageNames:
         self.all_candidates, self.ways = srcset == "all", ways
         self.images: list[FoundImage] = []
 
-    def attribute(
-        self, tag: str, name: str, value: str | None, alt: str | None, *, inside_noscript: bool = False
-    ) -> None:
-        """An attribute of <img> or of a picture's <source>; others than those that name an image are passed over."""
-        counted = _counted(tag, self.ways, inside_noscript).get(name)
-        if counted is None or not value:
-            return
-        how, is_srcset = counted
-        if not is_srcset:
-            self._add(how, value, alt)
+    def attribute(self, counted: Counted, value: str, alt: str | None) -> None:
+        """The value of an attribute that counts."""
+        if not counted.is_srcset:
+            self._add(counted.how, value, alt)
             return
         candidates = parse_srcset(value)
         for candidate in candidates if self.all_candidates else largest(candidates):
-            self._add(how, candidate.url, alt)
+            self._add(counted.how, candidate.url, alt)
 
     def meta(self, attributes: Mapping[str, str | None]) -> None:
         """A <meta>: og:image and its two synonyms."""

@@ -23,10 +23,13 @@ _CANONICAL = re.compile(
 # References and bases whose canonical form is plain concatenation: only characters that the URL standard leaves as they
 # are, no empty segment and none that starts with a dot, a host whose last label is a word (no IPv4 in disguise) and
 # without "xn--". Most URLs of real pages are such, and their joining costs a third.
-_SEGMENT = r"[A-Za-z0-9_~$&()*+,;=@!-][A-Za-z0-9_~$&()*+,;=@!.-]*"
-_PLAIN_PATH = rf"/(?:{_SEGMENT}/)*(?:{_SEGMENT})?(?:\?[A-Za-z0-9_~$&()*+,;=@!.:/?-]*)?"
-_PLAIN_HOST = r"(?:[a-z0-9](?:[a-z0-9]|-(?!-))*\.)+[a-z]{2,}"
-_PLAIN_REFERENCE = re.compile(rf"(?P<up>(?:\.\./)*)(?P<relative>{_SEGMENT}(?:/{_SEGMENT})*)|(?P<rooted>{_PLAIN_PATH})")
+_CHARS = "A-Za-z0-9_~$&()*+,;=@!.-"
+_SEGMENT = rf"(?![/.])[{_CHARS}]"
+_PLAIN_PATH = rf"(?:/{_SEGMENT}*+)++(?:\?[{_CHARS}:/?]*+)?+"
+_PLAIN_HOST = r"(?:[a-z0-9]++(?:-[a-z0-9]++)*+\.)++[a-z]{2,}+"
+_PLAIN_REFERENCE = re.compile(
+    rf"(?P<up>(?:\.\./)*+)(?P<relative>{_SEGMENT}++(?:/{_SEGMENT}++)*+)|(?P<rooted>{_PLAIN_PATH})"
+)
 _PLAIN_URL = re.compile(rf"(?P<origin>https?://{_PLAIN_HOST})(?P<path>{_PLAIN_PATH})")
 
 

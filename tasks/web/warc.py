@@ -10,6 +10,8 @@ from tasks.web.pages import Page, Reading, Tally
 
 _MAX_HEADER_BYTES = 64 << 10
 _SCAN_BYTES = 1 << 20
+_FIRST_READ_BYTES = 1 << 20
+_READ_BYTES = 8 << 20
 # Where a record can start again after damage: the first bytes of a compressed member, or of a plain record.
 _MAGICS = (b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"WARC/")
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
@@ -49,6 +51,18 @@ def read_records(file: IO[bytes], tally: Tally) -> Iterator[WarcRecord]:
         )
 
 
+def read_up_to(record: WarcRecord, max_bytes: int) -> bytes:
+    """What is left of a record, cut after `max_bytes`. A buffer is asked for in steps that grow: FastWARC clears all of
+    the buffer that a read asks for, and one of 64 MiB costs more than a page. Raises OSError when it is damaged."""
+    pieces: list[bytes] = []
+    left, step = max_bytes, _FIRST_READ_BYTES
+    while left and (piece := record.reader.read(min(left, step))):
+        pieces.append(piece)
+        left -= len(piece)
+        step = _READ_BYTES
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
 def _first_magic(file: IO[bytes], name: str) -> bytes:
     head = file.read(8)
     file.seek(0)
@@ -79,7 +93,7 @@ def pages_of_warc(file: IO[bytes], reading: Reading, tally: Tally) -> Iterator[P
         if record.record_type == WarcRecordType.response:
             page = _response(record, reading, tally)
         elif record.record_type == WarcRecordType.resource and _is_html(record.headers.get("Content-Type")):
-            page = _page(record, record.reader.read(reading.max_page_bytes), None, reading)
+            page = _page(record, read_up_to(record, reading.max_page_bytes), None, reading)
         else:
             continue
         if page is not None:
@@ -100,7 +114,7 @@ def _response(record: WarcRecord, reading: Reading, tally: Tally) -> Page | None
         elif not _is_html(record.http_content_type):
             tally.passed_over["not_html"] += 1
         else:
-            return _page(record, record.reader.read(reading.max_page_bytes), record.http_charset, reading)
+            return _page(record, read_up_to(record, reading.max_page_bytes), record.http_charset, reading)
     except (OSError, ValueError) as error:
         tally.bad(offset, str(error))
     return None
