@@ -3,28 +3,22 @@
 python -m ssl_train.evaluate.linear eval.yaml [key=value ...]
 """
 
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from ssl_train.errors import TrainError
-from ssl_train.evaluate.features import Labelled, read_split
-from ssl_train.evaluate.knn import MAX_PIXELS, build_untrained
+from ssl_train.evaluate.features import Labelled
+from ssl_train.evaluate.frozen import Evaluation, Scores, command, trained_and_untrained
 from ssl_train.evaluate.linear_features import Rows, block_features
 from ssl_train.evaluate.linear_heads import Input, train_classifiers
 from ssl_train.evaluate.logistic import fit_best_logistic
 from ssl_train.models import Backbone
-from ssl_train.models.load import read_backbone
-from ssl_train.settings import read_settings
-from storage.errors import StorageError
-from storage.filesystem import write_bytes
 
 PUBLISHED_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 REFERENCE_ROWS = 256
@@ -32,20 +26,12 @@ HOLD_OUT_EVERY = 10
 """Every tenth training image of a class decides which classifier is taken."""
 
 
-@dataclass(frozen=True)
-class LinearEvaluation:
+@dataclass(frozen=True, kw_only=True)
+class LinearEvaluation(Evaluation):
     """Linear classifiers on a labelled folder (DINOv2, arXiv 2304.07193, section 7.1)."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    checkpoint: str
-    """The teacher: an export of the trainer, or a published checkpoint."""
-    dataset: str
-    """Folder with train/<label>/* and test/<label>/*."""
-    output: str
-    """Where scores.json is written."""
-    checkpoint_sha256: str | None = None
-    """Checksum that the checkpoint must have."""
     solver: Literal["sgd", "lbfgs"] = "sgd"
     """`sgd` trains a grid of classifiers as published; `lbfgs` fits logistic regressions to their minimum, which gives
     the same on every machine and suits sets of some ten thousand images."""
@@ -63,12 +49,6 @@ class LinearEvaluation:
     """`sgd`: random crops of each training image whose features are cached; 0 for its central square."""
     cs: tuple[Annotated[float, Field(gt=0)], ...] = tuple(10.0**power for power in range(-4, 5))
     """`lbfgs`: weights of the cross-entropy against |weight|^2 / 2, to compare; features are standardised."""
-    pixels: Annotated[int, Field(ge=1)] | None = None
-    """Side of the images shown to the network; null for its own, 224 at most."""
-    batch_images: Annotated[int, Field(ge=1)] = 64
-    """Images that the network sees at a time."""
-    seed: Annotated[int, Field(ge=0)] | None = None
-    """Seed of the untrained network; null for the seed that the trained one began with, where its file tells it."""
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -76,42 +56,30 @@ class LinearEvaluation:
         return tuple(Input(blocks, mean) for blocks in self.num_blocks for mean in self.mean_patch)
 
 
-def evaluate(config: LinearEvaluation) -> dict[str, Any]:
-    """The scores of the trained and of the untrained network, as they are written to `config.output`."""
-    train, classes = read_split(config.dataset, "train")
-    test, _ = read_split(config.dataset, "test", classes)
-    trained, model, facts = read_backbone(config.checkpoint, config.checkpoint_sha256)
-    seed = config.seed if config.seed is not None else int(facts.get("seed", 0))
-    scores: dict[str, Any] = {}
-    for name, network in (("trained", trained), ("untrained", build_untrained(model, seed))):
-        scores[name] = evaluate_network(network, train, test, config)
-    counts = {"num_train": len(train.paths), "num_test": len(test.paths), "num_classes": len(classes)}
-    return {**scores, **counts, "classes": list(classes), "seed": seed, "settings": asdict(config)}
+def evaluate(config: LinearEvaluation) -> Scores:
+    """The scores of the trained and of the untrained network, as they are written to `config.output`.
 
-
-def evaluate_network(network: Backbone, train: Labelled, test: Labelled, config: LinearEvaluation) -> dict[str, Any]:
-    """`top1`, of the classifier that is best on held-out training images; `top1_best` of all on the test images.
-
-    The second is how published figures are made: it is chosen by what it is measured on, and so a little higher.
+    Of each `top1`, of the classifier that is best on held-out training images, and `top1_best`, of all on the test
+    images. The second is how published figures are made: chosen by what it is measured on, it is a little higher.
     """
-    network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    pixels = config.pixels or min(network.image_size, MAX_PIXELS)
-    shown: dict[str, Any] = {
-        "num_blocks": max(config.num_blocks),
-        "pixels": pixels,
-        "batch_images": config.batch_images,
-    }
-    asked = block_features(network, test.paths, **shown)
-    seen = block_features(network, train.paths, **shown)
-    if config.solver == "lbfgs":
-        return by_logistic_regression(seen, train.labels, asked, test.labels, config)
-    varied = block_features(network, train.paths, **shown, views=config.views) if config.views else seen
-    return by_gradient_descent(varied, seen, train.labels, asked, test.labels, config)
+
+    def judge(network: Backbone, train: Labelled, test: Labelled, *, pixels: int) -> Scores:
+        def features(of: Labelled, views: int = 0) -> Rows:
+            blocks, batch = max(config.num_blocks), config.batch_images
+            return block_features(network, of.paths, num_blocks=blocks, pixels=pixels, batch_images=batch, views=views)
+
+        asked, seen = features(test), features(train)
+        if config.solver == "lbfgs":
+            return by_logistic_regression(seen, train.labels, asked, test.labels, config)
+        varied = features(train, config.views) if config.views else seen
+        return by_gradient_descent(varied, seen, train.labels, asked, test.labels, config)
+
+    return trained_and_untrained(config, judge)
 
 
 def by_gradient_descent(
     varied: Rows, seen: Rows, labels: Tensor, asked: Rows, asked_labels: Tensor, config: LinearEvaluation
-) -> dict[str, Any]:
+) -> Scores:
     """Scores of the grid: trained on the training images that are not held out, as they are `varied`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     held = held_out(labels)
@@ -146,7 +114,7 @@ def by_gradient_descent(
 
 def by_logistic_regression(
     seen: Rows, labels: Tensor, asked: Rows, asked_labels: Tensor, config: LinearEvaluation
-) -> dict[str, Any]:
+) -> Scores:
     """Scores of the logistic regression for each input with the first number of blocks."""
     held, num_classes, found = held_out(labels), int(labels.max()) + 1, []
     for given in config.inputs[: len(config.mean_patch)]:
@@ -181,29 +149,17 @@ def percent_right(scores: Float[Tensor, "heads rows classes"], labels: Int[Tenso
     return shares
 
 
-def as_table(scores: dict[str, Any]) -> str:
+def as_table(scores: Scores) -> str:
     """The scores for people."""
     lines = [f"{'':>10}  {'top-1':>7}  {'best on test':>12}"]
     for name in ("trained", "untrained"):
         lines.append(f"{name:>10}  {scores[name]['top1']:>7.2f}  {scores[name]['top1_best']:>12.2f}")
-    lines.append("{num_train} training and {num_test} test images of {num_classes} classes".format(**scores))
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Evaluate and write; returns the exit code (2 for a mistake that the message explains)."""
-    if not arguments:
-        print(__doc__)
-        return 2
-    try:
-        config = read_settings(LinearEvaluation, arguments[0], arguments[1:])
-        scores = evaluate(config)
-        write_bytes(config.output, json.dumps(scores, indent=1).encode())
-    except (TrainError, StorageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(as_table(scores))
-    return 0
+    """Evaluate and write; returns the exit code."""
+    return command(arguments, LinearEvaluation, evaluate, as_table, usage=__doc__)
 
 
 if __name__ == "__main__":

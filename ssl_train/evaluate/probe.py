@@ -17,7 +17,8 @@ from ssl_train.data.tar_labels import labelled_members
 from ssl_train.distributed import World
 from ssl_train.errors import DataError
 from ssl_train.evaluate.features import central_crop, read_split
-from ssl_train.evaluate.knn import MAX_PIXELS, knn_accuracy
+from ssl_train.evaluate.frozen import MAX_PIXELS
+from ssl_train.evaluate.knn import knn_accuracy
 from ssl_train.models import Backbone
 from storage.filesystem import join, list_files, read_bytes
 from storage.images import ImageError, decode_rgb

@@ -24,7 +24,8 @@ from ssl_train.config import TrainConfig, load_recipe
 from ssl_train.distributed import World
 from ssl_train.errors import TrainError
 from ssl_train.evaluate.features import Labelled, class_tokens, read_split
-from ssl_train.evaluate.knn import build_untrained, knn_accuracy
+from ssl_train.evaluate.frozen import build_untrained
+from ssl_train.evaluate.knn import knn_accuracy
 from ssl_train.evaluate.linear import held_out, percent_right, standardised
 from ssl_train.evaluate.logistic import fit_best_logistic
 from ssl_train.evaluate.probe import KnnProbe

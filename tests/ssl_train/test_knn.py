@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 from ssl_train.errors import DataError
 from ssl_train.evaluate.features import read_split
-from ssl_train.evaluate.knn import build_untrained, knn_accuracy, main
+from ssl_train.evaluate.frozen import build_untrained
+from ssl_train.evaluate.knn import knn_accuracy, main
 from ssl_train.models import Vit
 from ssl_train.models.load import describe
 from ssl_train.trainer import build_networks

@@ -11,7 +11,7 @@ import torch
 
 from ssl_train.config import load_recipe
 from ssl_train.evaluate.features import read_split
-from ssl_train.evaluate.knn import build_untrained
+from ssl_train.evaluate.frozen import build_untrained
 from ssl_train.studies import learning
 from ssl_train.studies.learning import CHARTS, MARGINS, Margin, main, score
 from ssl_train.studies.learning_sets import SETS, write_digits, write_split

@@ -179,7 +179,9 @@ def test_the_command_scores_trained_and_untrained_and_prints_a_table(
         assert scores[name]["top1"] > 60  # chosen by three held-out pictures
         assert scores[name]["top1_best"] == 100
     if solver == "sgd":
-        assert scores["trained"]["num_classifiers"] == 2 * 2 * len(LinearEvaluation("", "", "").learning_rates)
+        assert scores["trained"]["num_classifiers"] == 2 * 2 * len(
+            LinearEvaluation(checkpoint="", dataset="", output="").learning_rates
+        )
     assert "best on test" in capsys.readouterr().out
 
 
