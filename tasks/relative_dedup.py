@@ -3,10 +3,14 @@
 DINOv2 (arXiv 2304.07193, App. A.3): similarity > 0.45 against train and test splits; images that are linked to a
 reference only through other images (or through other references) go too. Pairs within the pool are the copy graph's;
 those with each benchmark are stages of their own (`link_benchmark`), so that a further one joins itself alone.
-Memory: 22 bytes per image of the pool (1.2 billion: 27 GB), 33 per reference.
+At so low a threshold chains of loosely similar images may tie a large part of the pool to one reference: an alarm
+names it, and a cut (by option; the paper has none) keeps what is directly similar to a reference from taking along what
+is not similar to anything in particular.
+Memory: 22 bytes per image of the pool (1.2 billion: 27 GB; no more with the cut), 33 per reference.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -18,6 +22,7 @@ from storage.tables import count_drops, kept, read_table, write_table
 from storage.vectors import read_array, write_array
 from tasks.config import StageConfig
 from tasks.copy_graph import graph_edges
+from tasks.graph.chain_cut import Cut
 from tasks.leaks.borderline import BORDERLINE, write_borderline
 from tasks.leaks.judge import LeakJudge, PartLeaks
 from tasks.leaks.links import LinkJoin
@@ -43,6 +48,13 @@ class RelativeDedup(StageConfig):
     """Pairs this far below the threshold are found too: to be looked at, not to be dropped."""
     borderline_pairs: Annotated[int, Field(ge=0)] = 200
     """Pairs nearest to the threshold, of each benchmark and on each side of it, that are kept for inspection."""
+    alarm_share: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """An alarm is raised when one component with a reference in it costs more than this share of the pool's images, and
+    more than 100."""
+    cut: Cut | None = None
+    """A cut against chaining, of what hangs together by pairs within the pool; pairs with references count as they are,
+    so that whatever is similar to a reference, or to its copies, goes with and without it. Null keeps components as
+    they are, as DINOv2 does."""
     join: LinkJoin = LinkJoin()
     """How pairs with the benchmarks are found."""
     self_test: LeakTest | None = LeakTest()
@@ -79,7 +91,8 @@ def relative_dedup(
     if stage.finished:
         return stage.reuse()
     check_pool(described, unique, graph)
-    pairs = graph_edges(graph, config.threshold)
+    pairs = partial(graph_edges, graph, config.threshold)
+    pairs()  # raises ThresholdTooLow at once
     known = sorted((References(manifest) for manifest in references), key=lambda one: one.names)
     names = all_names(known)
     judge = LeakJudge(
@@ -88,6 +101,8 @@ def relative_dedup(
         threshold=config.threshold,
         through_copies=config.through_copies,
         borderline_pairs=config.borderline_pairs,
+        cut=config.cut,
+        alarm_share=config.alarm_share,
     )
     judge.read(pairs, links, described)
     files = [write_array(stage.path(IDS), judge.ids), write_array(stage.path(NAMES), judge.name_of)]

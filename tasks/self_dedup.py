@@ -6,7 +6,6 @@ images: 10 GB at 1.2 billion. What there is to say of images that have a copy go
 (`graph.keepers`), of 0.5 GB at most. Edges are read twice, never held.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any
@@ -18,11 +17,11 @@ from pydantic import Field
 from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.tables import count_drops, kept, read_table, write_table
-from tasks.algorithms.component_cut import cut_components
 from tasks.algorithms.components import Components, Integers, component_sizes, size_histogram
 from tasks.algorithms.groups import raise_to, size_table
 from tasks.algorithms.self_join import Edges
 from tasks.config import StageConfig
+from tasks.graph.chain_cut import Cut, cut_chains
 from tasks.graph.edges import graph_edges
 from tasks.graph.keeper_rule import Keeper
 from tasks.graph.keepers import Verdict, find_keepers, write_members, write_values
@@ -38,17 +37,6 @@ __all__ = ["Cut", "Keeper", "RecallTooLow", "SelfDedup", "self_dedup"]
 VERSION = 2
 GROUP = "group"
 _BATCH_ROWS, _RANGE_ROWS = 1 << 20, 1 << 22
-
-
-class Cut(StageConfig):
-    """How components above a size are taken apart: pairs that are similar enough, then what is similar to a medoid."""
-
-    max_size: Annotated[int, Field(ge=2)] = 1_000
-    """Components of more images than this are looked at."""
-    strict_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.75
-    """Inside of them a pair counts only above this cosine: 90 % of such pairs are copies (SSCD's authors, on DISC)."""
-    medoid_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.6
-    """Where one is still too large, an image stays with its most central one only above this cosine."""
 
 
 class SelfDedup(StageConfig):
@@ -85,7 +73,7 @@ def self_dedup(described: Manifest, graph: Manifest, config: SelfDedup, layout: 
     labels, num_edges = components(edges, files.num_rows)
     facts: dict[str, Any] = {"threshold": config.threshold, "edges": num_edges}
     if config.cut is not None:
-        labels, facts["cut"] = cut(config.cut, config.threshold, labels, edges, pool)
+        labels, facts["cut"] = cut_chains(config.cut, config.threshold, labels, edges, pool.vectors)
     batches = files.batches(_BATCH_ROWS)
     members, values, sizes = grouped(stage, batches, labels, edges)
     del labels
@@ -113,22 +101,6 @@ def components(edges: Callable[[], Iterator[Edges]], num_rows: int) -> tuple[Int
         forest.add(block.left, block.right)
         num_edges += len(block.left)
     return forest.labels(), num_edges
-
-
-def cut(
-    config: Cut, threshold: float, labels: Integers, edges: Callable[[], Iterator[Edges]], pool: Pool
-) -> tuple[Integers, dict[str, int]]:
-    """Labels after the cut, and what it did."""
-    result = cut_components(
-        labels,
-        edges,
-        pool.vectors,
-        max_size=config.max_size,
-        strict_threshold=max(config.strict_threshold, threshold),
-        medoid_threshold=config.medoid_threshold,
-    )
-    numbers = dataclasses.asdict(dataclasses.replace(result, labels=np.zeros(0, dtype=np.int64)))
-    return result.labels, {name: int(number) for name, number in numbers.items() if name != "labels"}
 
 
 def grouped(

@@ -35,7 +35,7 @@ class LeakGraph:
         self._forest = Components(num_references + num_pool)
         self._best = np.zeros(num_pool, dtype=np.float32)
         self._direct = np.full(num_pool, -1, dtype=self._forest.parents.dtype)
-        self._flat = False
+        self._flat = self._with_references = False
         self.touched = np.zeros(num_references, dtype=np.bool_)
 
     def join_pool(self, left: Integers, right: Integers, similarity: Floats) -> None:
@@ -46,16 +46,30 @@ class LeakGraph:
         for rows in (left, right):
             _raise_best(self._best, self._direct, rows, similarity)
 
+    def pool_labels(self) -> Integers:
+        """The components of the pool's own pairs: for every row the smallest row of its component. A copy. To be asked
+        before any reference is joined: RuntimeError afterwards."""
+        if self._with_references:
+            raise RuntimeError("references are joined already: the components are no longer the pool's own")
+        return np.asarray(self._labels()[self.num_references :] - self.num_references)
+
+    def set_pool_labels(self, labels: Integers) -> None:
+        """Components of the pool in place of those its pairs made; a row's label is the smallest row of its own."""
+        self._forest.parents[self.num_references :] = labels
+        self._forest.parents[self.num_references :] += self.num_references
+
     def join_references(self, left: Integers, right: Integers) -> None:
         """Two references each."""
         _check(left, self.num_references, "reference")
         _check(right, self.num_references, "reference")
+        self._with_references = True
         self._join(left, right)
 
     def link(self, rows: Integers, references: Integers, similarity: Floats) -> None:
         """A row of the pool and a reference each, and their cosine."""
         _check(rows, self.num_pool, "image")
         _check(references, self.num_references, "reference")
+        self._with_references = True
         self._join(references, rows + self.num_references)
         _link_best(self._best, self._direct, rows, references, similarity)
         self.touched[references] = True
@@ -82,6 +96,10 @@ class LeakGraph:
         """How many of these rows of the pool lie in the component that each reference is the first of: [references]."""
         label = self._labels()[rows + self.num_references]
         return np.bincount(label[label < self.num_references], minlength=self.num_references)
+
+    def references_of(self, first: int) -> int:
+        """How many references lie in the component that this reference is the first of."""
+        return int((self._labels()[: self.num_references] == first).sum())
 
 
 def _check(rows: Integers, count: int, what: str) -> None:

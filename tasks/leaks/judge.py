@@ -1,6 +1,6 @@
 """The graph of pool and references as the stage reads it: pairs from files, in; leaks part by part, and counts, out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,16 @@ from storage.manifest import Manifest
 from storage.tables import read_table
 from tasks.algorithms.leak_graph import LeakGraph
 from tasks.algorithms.self_join import Edges
+from tasks.graph.chain_cut import Cut, cut_chains
 from tasks.graph.files import read_edges, select
 from tasks.leaks.borderline import Borderline
 from tasks.leaks.links import group_starts, link_paths
 from tasks.leaks.references import References, two_of
-from tasks.pool import NoImages
+from tasks.pool import NoImages, Pool
+from tasks.progress import run_logger
 
 _ROWS_AT_A_TIME = 1 << 20
+_LEAST_ALARMING = 100
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,12 @@ class LeakJudge:
         threshold: float,
         through_copies: bool,
         borderline_pairs: int,
+        cut: Cut | None = None,
+        alarm_share: float = 1.0,
     ) -> None:
         self.references, self.threshold, self.through_copies = references, threshold, through_copies
+        self.cut, self.alarm_share = cut, alarm_share
+        self.cut_facts: dict[str, int] | None = None
         self.ids = np.concatenate([one.ids for one in references])
         starts = np.cumsum([0, *(len(one.names) for one in references)])
         self.name_of = np.concatenate([one.name_of + start for one, start in zip(references, starts, strict=False)])
@@ -61,15 +68,18 @@ class LeakJudge:
         self.links: dict[str, Manifest] = {}
         self._num_pairs = np.zeros(int(starts[-1]), dtype=np.int64)
 
-    def read(self, pairs: Iterator[Edges], links: Sequence[Manifest], described: Manifest) -> None:
-        """The pool's own pairs, then those with the benchmarks and those among them. Raises ValueError for links of
-        another pool, and when those of a benchmark are missing."""
+    def read(self, pairs: Callable[[], Iterator[Edges]], links: Sequence[Manifest], described: Manifest) -> None:
+        """The pool's own pairs, which are cut if the config says so, then those with the benchmarks and those among
+        them. Raises ValueError for links of another pool, and when those of a benchmark are missing."""
         self.links = {one.inputs["references"]: one for one in links if "references" in one.inputs}
         self._check(links, described)
-        for block in pairs:
-            if not self.through_copies:
-                block = select(block, self.kept[block.left] & self.kept[block.right])
+        for block in self._counting(pairs()):
             self.graph.join_pool(block.left, block.right, block.similarity)
+        if self.cut is not None:
+            labels = self.graph.pool_labels()
+            vectors, again = Pool(described).vectors, lambda: self._counting(pairs())
+            labels, self.cut_facts = cut_chains(self.cut, self.threshold, labels, again, vectors)
+            self.graph.set_pool_labels(labels)
         starts = group_starts(described)
         for one, offset in zip(self.references, self.offsets, strict=False):
             by_group = link_paths(self.links[one.manifest.reference], len(one.names))
@@ -80,6 +90,10 @@ class LeakJudge:
         for (left, right), entry in zip(two_of(len(self.references)), among.files, strict=True):
             for block in read_edges([among.file(entry.path)], threshold=self.threshold):
                 self.graph.join_references(block.left + self.offsets[left], block.right + self.offsets[right])
+
+    def _counting(self, pairs: Iterator[Edges]) -> Iterator[Edges]:
+        for block in pairs:
+            yield block if self.through_copies else select(block, self.kept[block.left] & self.kept[block.right])
 
     def _link(self, pairs: Edges) -> None:
         stays = self.kept[pairs.left]
@@ -111,14 +125,16 @@ class LeakJudge:
 
     def facts(self, names: Sequence[str]) -> dict[str, Any]:
         """By benchmark: its images, those with a pair in the pool, pairs, pool images dropped, close calls; then how
-        many components were discarded, and how many images of the pool the largest of them cost."""
+        many components were discarded, what the largest of them cost and for which reference's sake; what the cut did;
+        an alarm, logged too, when that component cost more than its share of the pool."""
         count = len(names)
         dropped = np.zeros((2, count), dtype=np.int64)
-        cost = np.zeros(len(self.ids), dtype=np.int64)
+        cost, direct = np.zeros((2, len(self.ids)), dtype=np.int64)
         for start in range(0, len(self.kept), _ROWS_AT_A_TIME):
             rows = np.flatnonzero(self.kept[start : start + _ROWS_AT_A_TIME]) + start
             leaks = self.graph.leaks(rows)
             cost += self.graph.images_by_component(rows)
+            direct += self.graph.images_by_component(rows[leaks.direct])
             for number, which in enumerate((leaks.direct, ~leaks.direct & (leaks.reference >= 0))):
                 dropped[number] += np.bincount(self.name_of[leaks.reference[which]], minlength=count)
         images, touched = (
@@ -137,4 +153,32 @@ class LeakJudge:
             }
             for number, name in enumerate(names)
         }
-        return {"benchmarks": table, "components": int((cost > 0).sum()), "largest_component": int(cost.max())}
+        facts = {"benchmarks": table, "components": int((cost > 0).sum()), "largest_component": int(cost.max())}
+        if self.cut_facts is not None:
+            facts["cut"] = self.cut_facts
+        return facts | (self._largest(int(cost.argmax()), cost, direct, names) if cost.any() else {})
+
+    def _largest(
+        self, first: int, cost: npt.NDArray[np.int64], direct: npt.NDArray[np.int64], names: Sequence[str]
+    ) -> dict[str, Any]:
+        """Of the component that cost most: its first reference, and whether that is cause for alarm."""
+        images, near, num_references = int(cost[first]), int(direct[first]), self.graph.references_of(first)
+        reference, benchmark = self.ids[first].decode(), names[self.name_of[first]]
+        largest = {
+            "images": images,
+            "direct": near,
+            "references": num_references,
+            "reference": reference,
+            "benchmark": benchmark,
+        }
+        share = images / int(self.kept.sum())
+        if images <= _LEAST_ALARMING or share <= self.alarm_share:
+            return {"largest": largest}
+        alarm = (
+            f"one component of {images} images ({share:.1%} of the pool) is discarded because it holds reference "
+            f"{reference} of {benchmark} (and {num_references - 1} others); only {near} of its images are similar to a "
+            "reference themselves, the rest hang on by chains. Look at the pages of the benchmarks; raise "
+            "relative_dedup.threshold or set relative_dedup.cut."
+        )
+        run_logger().warning(f"relative_dedup: {alarm}")
+        return {"largest": largest, "alarm": alarm}

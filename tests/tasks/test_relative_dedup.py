@@ -17,6 +17,7 @@ from storage.tables import read_table
 from tasks import link_references as among
 from tasks import stage
 from tasks.copy_graph import ThresholdTooLow
+from tasks.graph.chain_cut import Cut
 from tasks.leaks import links as benchmark_links
 from tasks.leaks.links import LinkJoin, LinkRecallTooLow
 from tasks.link_benchmark import link_benchmark
@@ -124,6 +125,47 @@ def test_images_that_self_dedup_dropped_join_nothing_unless_the_config_says_so(l
     assert [set(dropped(manifest)) for manifest in runs] == [{1, 2}, set(), {1}]
     assert dropped(runs[2]) == {1: (100, "a/test through a chain", 0.5)}
     assert [manifest.facts["benchmarks"]["a/test"]["touched"] for manifest in runs] == [1, 0, 1]
+
+
+def chained_to_a_reference(layout: Layout) -> tuple[Manifest, list[Manifest]]:
+    """Image 1 is near reference 100, 2 near 1, ... 120 near 119, no image near any other; 121 is a copy of 1, 122 and
+    123 are copies of each other."""
+    bridge = np.eye(124, 130)
+    for at in range(1, 121):
+        bridge[at] = 0.55 * bridge[at - 1] + np.sqrt(1 - 0.55**2) * bridge[at]
+    copy = 0.9 * bridge[1] + np.sqrt(1 - 0.9**2) * np.eye(130)[125]
+    pair = np.stack([np.eye(130)[127], 0.8 * np.eye(130)[127] + 0.6 * np.eye(130)[128]])
+    described = pool_of(layout, np.concatenate([bridge[1:121], copy[None], pair]), [50, 90])
+    return described, [benchmark_of(layout, "a/test", np.eye(130)[[0, 129]], 100)]
+
+
+def test_a_chain_that_one_reference_costs_the_pool_raises_an_alarm_that_names_it(
+    layout: Layout, caplog: pytest.LogCaptureFixture
+) -> None:
+    described, references = chained_to_a_reference(layout)
+    manifest, _ = run_stages(described, references, layout)
+    assert set(dropped(manifest)) == set(range(1, 122))
+    found = {"images": 121, "direct": 2, "references": 1, "reference": f"{100:024x}", "benchmark": "a/test"}
+    assert manifest.facts["largest"] == found
+    assert f"121 images (98.4% of the pool) is discarded because it holds reference {100:024x}" in caplog.text
+    assert "relative_dedup.cut" in manifest.facts["alarm"]
+    assert "alarm" not in run_stages(described, references, layout, alarm_share=0.99)[0].facts
+
+
+def test_the_cut_keeps_a_chain_out_and_drops_what_is_near_a_reference_or_a_copy_of_that(layout: Layout) -> None:
+    described, references = chained_to_a_reference(layout)
+    manifest, _ = run_stages(described, references, layout, cut=Cut(max_size=50))
+    assert dropped(manifest) == {
+        1: (100, "a/test direct", 0.55),
+        121: (100, "a/test direct", 0.5),
+    }
+    assert "alarm" not in manifest.facts
+    cut = manifest.facts["cut"]
+    assert (cut["num_oversized"], cut["num_members"], cut["largest_after"]) == (1, 121, 2)
+    apart, _ = run_stages(described, references, layout, cut=Cut(max_size=50), threshold=0.52)
+    assert dropped(apart) == {1: (100, "a/test direct", 0.55), 121: (100, "a/test through a chain", 0.9)}
+    small = run_stages(described, references, layout, cut=Cut(max_size=200))[0]
+    assert set(dropped(small)) == set(range(1, 122)), "components up to the size stay whole"
 
 
 def test_a_component_may_run_through_references(layout: Layout) -> None:
