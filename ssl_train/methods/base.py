@@ -53,6 +53,12 @@ class MethodConfig:
         return 0.0
 
 
+def whole_groups(group_images: int | None, share: int) -> dict[str, bool]:
+    """The rule of methods that draw masks or mix images by groups, which no two processes share."""
+    group = group_images or share
+    return {f"method.group_images = {group} must divide the {share} images of a process": share % group != 0}
+
+
 class MethodNetworks(nn.Module):
     """The networks of a run. `student` is what is optimised, `teacher` what is the result.
 

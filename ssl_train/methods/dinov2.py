@@ -14,7 +14,7 @@ from ssl_train.data.masking import BlockMasks, Masks
 from ssl_train.losses.centering import Kind, build_centering
 from ssl_train.losses.dino import pair_shares, prototype_monitors
 from ssl_train.losses.koleo import koleo_loss
-from ssl_train.methods.base import FORWARD_BACKWARD, NUM_VIEWS, Losses, MethodConfig, MethodNetworks
+from ssl_train.methods.base import FORWARD_BACKWARD, NUM_VIEWS, Losses, MethodConfig, MethodNetworks, whole_groups
 from ssl_train.methods.frozen_teacher import FrozenTeacher
 from ssl_train.models import Model, Tokens
 from ssl_train.models.heads import DinoHead, Heads, apply_heads, with_heads
@@ -71,11 +71,10 @@ class DinoV2(MethodConfig):
 
     def rules(self, share: int) -> dict[str, bool]:
         """See `MethodConfig.rules`."""
-        group = self.group_images or share
         return {
-            f"method.group_images = {group} must divide the {share} images of a process": share % group != 0,
+            **whole_groups(self.group_images, share),
             f"each process has {share} images of data.batch_images; method.koleo_weight needs 2 or more, to have "
-            "neighbours": self.koleo_weight > 0 and group < 2,
+            "neighbours": self.koleo_weight > 0 and (self.group_images or share) < 2,
             "method.masks = none asks the student about patches that it sees; that is for method.distil_from (name the "
             "files of the larger model's run: method.distil_from.backbone.path and heads.path)": not self.masks.hides
             and self.distil_from is None,

@@ -12,7 +12,7 @@ from ssl_train.data.collate import Batch
 from ssl_train.data.masking import ChoiceMasks, Masks
 from ssl_train.losses.centering import Kind, build_centering
 from ssl_train.losses.dino import pair_shares, prototype_monitors
-from ssl_train.methods.base import FORWARD_BACKWARD, NUM_VIEWS, Losses, MethodConfig, MethodNetworks
+from ssl_train.methods.base import FORWARD_BACKWARD, NUM_VIEWS, Losses, MethodConfig, MethodNetworks, whole_groups
 from ssl_train.models import Model, Tokens
 from ssl_train.models.heads import DinoHead, Heads, apply_heads, with_heads
 from ssl_train.ops.prototype_loss import Targets, prototype_loss
@@ -70,9 +70,8 @@ class Ibot(MethodConfig):
 
     def rules(self, share: int) -> dict[str, bool]:
         """See `MethodConfig.rules`."""
-        group = self.group_images or share
         return {
-            f"method.group_images = {group} must divide the {share} images of a process": share % group != 0,
+            **whole_groups(self.group_images, share),
             f"method.masks = {self.masks.kind} hides nothing that iBOT's student could guess; take blocks or "
             "choice": not self.masks.hides,
         }

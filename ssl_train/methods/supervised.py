@@ -15,7 +15,7 @@ from ssl_train.data.labelled import Labelled
 from ssl_train.data.masking import NoMasks
 from ssl_train.data.mix import soft_targets
 from ssl_train.errors import ConfigError
-from ssl_train.methods.base import FORWARD_BACKWARD, Losses, MethodConfig, MethodNetworks
+from ssl_train.methods.base import FORWARD_BACKWARD, Losses, MethodConfig, MethodNetworks, whole_groups
 from ssl_train.models import Model
 from ssl_train.models.class_head import ClassHead
 from ssl_train.settings import as_plain
@@ -62,9 +62,9 @@ class Supervised(MethodConfig):
 
     def rules(self, share: int) -> dict[str, bool]:
         """Groups that are whole, and a head that can be built."""
-        group, head = self.group_images or share, self.class_head
+        head = self.class_head
         return {
-            f"method.group_images = {group} must divide the {share} images of a process": share % group != 0,
+            **whole_groups(self.group_images, share),
             "method.class_head.widen goes with method.class_head.pool = mean": head.widen is not None
             and head.pool != "mean",
         }
