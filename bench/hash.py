@@ -30,7 +30,8 @@ from storage.images import encode_jpeg
 from tasks.algorithms.hamming import near_pairs
 from tasks.algorithms.pca_hash import fit_pca, hash_thumbnails
 from tasks.algorithms.pdq import pdq_hash
-from tasks.hash_dedup import thumbnail, thumbnail_of
+from tasks.hashing.looks import thumbnail_of
+from tasks.hashing.parts import thumbnail
 
 _BATCH = 256
 

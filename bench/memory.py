@@ -21,7 +21,8 @@ from bench.download_ours import peak_kilobytes
 from bench.measure import machine, save
 from storage.layout import Layout
 from tasks.filters import Faces, Geometry, Nsfw
-from tasks.image_filter import filter_part
+from tasks.hashing.looks import Kind
+from tasks.image_filter import ImageFilter, filter_part
 
 WANTED_MEGABYTES = 1500
 URLS_PER_PART = 5_000
@@ -31,11 +32,12 @@ _GROWTH = 1.1
 
 def filtered(folder: str, row: str, parts: int) -> dict[str, float]:
     """Run a filter stage's parts on a finished download."""
-    filters = (Geometry(),) if row == "screen" else (Nsfw(), Faces())
+    config = ImageFilter(filters=(Geometry(),) if row == "screen" else (Nsfw(), Faces()))
+    hashes: Kind | None = "thumbnails" if row == "screen" else None
     images = 0
     for number in range(parts):
         part, out = f"{folder}/part-{number:05d}.parquet", f"{folder}/{row}-{number:05d}"
-        images += filter_part(part, out, filters=filters, root=Layout(folder).root, thumbnails=row == "screen").rows_in
+        images += filter_part(part, out, config=config, root=Layout(folder).root, hashes=hashes).rows_in
     return {"images": images, "peak_megabytes": peak_kilobytes() / 1024}
 
 

@@ -1,48 +1,45 @@
-"""Filters on decoded images: each image is decoded once and every filter of the stage sees that one array.
+"""Filters on decoded images: each image is decoded once, and whatever looks at it sees that one array.
 
-Used twice: `screen` with [Geometry] before deduplication, `safety` with [Nsfw, Faces] after it. An image that a filter
-changes (a face was blurred) gets a new file in the stage's own tar; the file as it came stays where download put it.
+Used twice: `screen` with [Geometry] before deduplication, `safety` with [Nsfw, Faces] after it. What hash deduplication
+compares is made in passing (`hashes`). An image that a filter changes (a face was blurred) gets a new file in the
+stage's own tar; the file as it came stays where download put it.
+
+With `ahead`, `screen` lets the filters of `safety` look at the same array and stores what they say, in full, for every
+image that it keeps: `safety` (`seen`) then takes the rows of those that deduplication left, and decodes nothing. The
+verdicts are those that it would have given itself, in the same order: an image is dropped for its size, then as a copy,
+then for what is in it, so that of two copies the kept one's verdict counts, as it does in two passes. It costs looking
+at the copies too. bench/decode_once.py says when that pays.
 
 Cost: linear in images. Memory: one batch of decoded images (64 megapixels, or one larger image) and the models.
 """
 
-import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.compute as pc
 from pydantic import Field
 
-from storage.filesystem import read_bytes
-from storage.images import FILE_EXTENSIONS, ImageError, decode_rgb, encode_like
 from storage.layout import Layout
 from storage.manifest import Manifest
-from storage.records import IMAGE_COLUMNS, image_schema
-from storage.samples import SampleWriter
-from storage.tables import count_drops, kept, read_table, table_from_rows, write_table
+from storage.records import IMAGE_COLUMNS
+from storage.tables import count_drops, kept, read_table, write_table
 from tasks.config import StageConfig
-from tasks.filters import BuiltFilter, Filter, Finding, Picture
-from tasks.filters.thumbnails import (
-    THUMBNAIL_DECODED_SIDE,
-    THUMBNAIL_PIXELS,
-    THUMBNAILS,
-    thumbnail,
-    write_array,
-)
+from tasks.filters import Filter
+from tasks.filters.judge import Judge
+from tasks.filters.pictures import batches, widest
+from tasks.hashing.looks import DECODED_SIDE, PREFIX, Kind, Looks, beside, luma
 from tasks.stage import Outcome, Stage, stage_task
 
-VERSION = 1
+VERSION = 2
 CARRIED = (pa.field("crawl_date", pa.string()),)
 """Columns of the input that later stages decide by."""
-_BATCH_IMAGES = 32
-_BATCH_PIXELS = 64_000_000
-
-Row = dict[str, Any]
+AHEAD = "ahead"
+"""A part's table of another stage's verdicts is `ahead-00000.parquet`, the images they changed are in its tar."""
+_COUNTS = pa.field("counts", pa.string())  # JSON: what a row adds to that stage's facts
 
 
 class ImageFilter(StageConfig):
@@ -50,126 +47,118 @@ class ImageFilter(StageConfig):
 
     filters: Annotated[tuple[Filter, ...], Field(min_length=1)]
     """The filters."""
-    thumbnails: bool = False
-    """Write `part-*.thumbnails.npy` beside each table, a row per kept image: hash deduplication then decodes none."""
 
 
 @stage_task(name="filter_images", task_run_name="{name}")
-def filter_images(images: Manifest, config: ImageFilter, layout: Layout, name: str) -> Manifest:
+def filter_images(
+    images: Manifest,
+    config: ImageFilter,
+    layout: Layout,
+    name: str,
+    *,
+    hashes: Kind | None = None,
+    ahead: ImageFilter | None = None,
+    seen: Manifest | None = None,
+) -> Manifest:
     """Run the filters on the kept images of the stage before; part i of the result judges part i of `images`.
 
-    Raises FilterUnavailable, before any part, when a filter's model is not installed.
+    `hashes`: what to write for hash deduplication, of the kept images as they came. `ahead`: the filters of a later
+    stage, which look now and whose verdicts are stored. `seen`: the stage that has done so for this one.
+    Raises FilterUnavailable, before any part, when a filter's model is not installed, and ValueError when `seen` has
+    looked with other filters.
     """
-    stage = Stage(name, version=VERSION, config=config, inputs={"images": images}, layout=layout)
+    also = {"hashes": hashes, "ahead": ahead.deciding() if ahead else None}
+    stage = Stage(
+        name,
+        version=VERSION,
+        config=config,
+        inputs={"images": images} | ({"seen": seen} if seen else {}),
+        layout=layout,
+        also={key: value for key, value in also.items() if value is not None},
+    )
     if stage.finished:
         return stage.reuse()
-    for plug in config.filters:
+    if seen is not None:
+        return stage.publish(stage.map(take_part, _seen_work(images, seen, config)))
+    for plug in (*config.filters, *(ahead.filters if ahead else ())):
         plug.build()  # a missing model is said once, here, and not by every part
-    outcomes = stage.map(
-        filter_part,
-        images.paths(".parquet"),
-        filters=config.filters,
-        thumbnails=config.thumbnails,
-        root=layout.root,
-    )
+    parts = images.paths(".parquet")
+    outcomes = stage.map(filter_part, parts, config=config, root=layout.root, hashes=hashes, ahead=ahead)
     return stage.publish(outcomes)
 
 
-@dataclass
-class Item:
-    """One image on its way through the filters: its row, its encoded bytes, and the picture as it is now."""
-
-    row: Row
-    data: bytes = b""
-    picture: Picture | None = None
-    changed: bool = False
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def take(self, finding: Finding) -> None:
-        """Write one filter's finding into the row; the first filter with a number gives `value`."""
-        row = self.row
-        row |= {**finding.columns, "drop": finding.drop, "detail": finding.detail or row.get("detail")}
-        if finding.drop is not None or row.get("value") is None:
-            row["value"] = finding.value
-        self.counts.update(finding.counts)
-        if finding.changed is not None and self.picture is not None:
-            self.picture, self.changed = replace(self.picture, pixels=finding.changed), True
-
-
-def filter_part(part: str, out: str, *, filters: Sequence[Filter], root: str, thumbnails: bool = False) -> Outcome:
-    """One part: its table of verdicts; when a filter may change images, a tar with the changed ones; thumbnails."""
+def filter_part(
+    part: str,
+    out: str,
+    *,
+    config: ImageFilter,
+    root: str,
+    hashes: Kind | None = None,
+    ahead: ImageFilter | None = None,
+) -> Outcome:
+    """One part: its table of verdicts; when a filter may change images, a tar with the changed ones; looks for hash
+    deduplication; the later stage's table and tar."""
     layout = Layout(root)
-    built = [plug.build() for plug in filters]
     table = kept(read_table(part))
     carried = [column for column in CARRIED if column.name in table.column_names]
-    rows = table.select([*IMAGE_COLUMNS, *(column.name for column in carried)]).to_pylist()
-    counts: Counter[str] = Counter()
-    small: list[NDArray[np.uint8]] = []
+    columns = [*IMAGE_COLUMNS, *(column.name for column in carried)]
+    now = Judge([plug.build() for plug in config.filters], out, layout)
+    later = Judge([plug.build() for plug in ahead.filters], beside(out, AHEAD), layout) if ahead else None
+    looks = Looks(hashes) if hashes else None
+    sides = [*(one.min_side for one in now.built), *(one.min_side for one in (later.built if later else ()))]
     with ExitStack() as stack:
-        tar = stack.enter_context(SampleWriter(f"{out}.tar")) if any(one.changes_images for one in built) else None
-        for batch in batches(rows, layout, needed_side(built, thumbnails=thumbnails)):
-            examine(batch, built)
-            if thumbnails:
-                small += [thumbnail(one.picture.pixels) for one in batch if one.picture and one.row["drop"] is None]
-            for item in batch:
-                counts.update(item.counts)
-                if tar is not None and item.changed and item.row["drop"] is None:
-                    item.row |= _store(tar, item, layout.relative(f"{out}.tar"))
-    judged = table_from_rows(rows, image_schema(*carried, *(column for one in built for column in one.fields)))
-    files = [write_table(f"{out}.parquet", judged), *([tar.entry] if tar is not None else [])]
-    if thumbnails:
-        files.append(write_array(f"{out}{THUMBNAILS}", np.array(small, np.uint8).reshape(-1, THUMBNAIL_PIXELS)))
+        for judge in filter(None, (now, later)):
+            stack.enter_context(judge)
+        side = widest([*sides, *([DECODED_SIDE[hashes]] if hashes else [])])
+        for batch in batches(table.select(columns).to_pylist(), layout, side):
+            anew = [item.anew(columns) for item in batch]
+            now.judge(batch)
+            left = [one for item, one in zip(batch, anew, strict=True) if item.kept]
+            if looks is not None:
+                for one in left:
+                    if one.came is not None:
+                        looks.add(luma(one.came))
+            if later is not None:
+                later.judge(left)
+    judged = now.table(carried)
+    files = [write_table(f"{out}.parquet", judged), *now.files]
+    if looks is not None:
+        files += looks.write(beside(out, PREFIX))
+    if later is not None:
+        counts = pa.array([json.dumps(one, sort_keys=True) for one in later.counts_of_rows], pa.string())
+        files += [write_table(f"{beside(out, AHEAD)}.parquet", later.table(carried).append_column(_COUNTS, counts))]
+        files += later.files
     drops = count_drops(judged)
-    return Outcome(len(rows), len(rows) - sum(drops.values()), drops, files, dict(counts))
+    return Outcome(judged.num_rows, judged.num_rows - sum(drops.values()), drops, files, dict(now.counts))
 
 
-def needed_side(built: Sequence[BuiltFilter], *, thumbnails: bool = False) -> int | None:
-    """The resolution that serves all filters: whole if one needs it whole, else the largest of their sides."""
-    sides = [*(one.min_side for one in built), THUMBNAIL_DECODED_SIDE if thumbnails else 1]
-    return None if None in sides else max(side for side in sides if side is not None)
+def _seen_work(images: Manifest, seen: Manifest, config: ImageFilter) -> list[dict[str, str]]:
+    """Each part with the table of verdicts that `seen` has stored for it."""
+    if (looked := seen.config.get("also", {}).get("ahead")) != config.deciding():
+        raise ValueError(
+            f"stage {seen.stage} in {seen.directory} has looked ahead with {looked}, and this stage asks for "
+            f"{config.deciding()}: give it the stage that was run with these filters, or none."
+        )
+    parts = images.paths(".parquet")
+    names = sorted(entry.path for entry in seen.files if entry.path.startswith(AHEAD) and entry.path.endswith("t"))
+    tables = [seen.file(name) for name in names]
+    return [{"part": part, "seen": table} for part, table in zip(parts, tables, strict=True)]
 
 
-def batches(rows: Sequence[Row], layout: Layout, min_side: int | None) -> Iterator[list[Item]]:
-    """The rows with their images decoded, some dozens at a time; an undecodable one has its verdict and no picture."""
-    batch: list[Item] = []
-    pixels = 0
-    for row in rows:
-        item = _decoded(row, layout, min_side)
-        size = item.picture.pixels[..., 0].size if item.picture else 0
-        if batch and (len(batch) == _BATCH_IMAGES or pixels + size > _BATCH_PIXELS):
-            yield batch
-            batch, pixels = [], 0
-        batch.append(item)
-        pixels += size
-    if batch:
-        yield batch
-
-
-def _decoded(row: Row, layout: Layout, min_side: int | None) -> Item:
-    row["drop"] = None
-    data = read_bytes(layout.resolve(row["image_file"]), row["image_offset"], row["image_bytes"])
-    try:
-        return Item(row, data, Picture(decode_rgb(data, min_side=min_side), row["width"], row["height"]))
-    except ImageError as error:
-        row |= {"drop": error.reason, "detail": error.detail}
-        return Item(row)
-
-
-def examine(batch: Sequence[Item], built: Sequence[BuiltFilter]) -> None:
-    """Every filter on every image that none before it has dropped; a changed image goes on as changed."""
-    for one in built:
-        left = [(item, item.picture) for item in batch if item.row["drop"] is None and item.picture is not None]
-        findings = one.examine([picture for _, picture in left])
-        for (item, _), finding in zip(left, findings, strict=True):
-            item.take(finding)
-
-
-def _store(tar: SampleWriter, item: Item, image_file: str) -> Row:
-    """Encode a changed image like the file it came from; where it lies now, and its new checksum and size."""
-    if item.picture is None:
-        raise ValueError(f"image {item.row['id']} was changed but never decoded")
-    data = encode_like(item.data, item.picture.pixels)
-    extension = FILE_EXTENSIONS[item.row["format"]]
-    offset, size = tar.add(item.row["id"], {extension: data})[extension]
-    place = {"image_file": image_file, "image_offset": offset, "image_bytes": size}
-    return {"sha256": hashlib.sha256(data).hexdigest(), **place}
+def take_part(work: Mapping[str, Any], out: str) -> Outcome:
+    """One part: the stored verdicts of its kept images, in their order. Raises ValueError for an image without one."""
+    ids, seen = kept(read_table(work["part"]))["id"].combine_chunks(), read_table(work["seen"])
+    places = pc.index_in(ids, value_set=seen["id"].combine_chunks())
+    if places.null_count:
+        raise ValueError(
+            f"{work['seen']} says nothing on {places.null_count} images of {work['part']}: the two are not of one run. "
+            "Delete the later stage's folder and run again."
+        )
+    judged = seen.take(places)
+    counts: Counter[str] = Counter()
+    for row in judged[_COUNTS.name].to_pylist():
+        counts.update(json.loads(row))
+    judged = judged.drop_columns([_COUNTS.name])
+    drops = count_drops(judged)
+    files = [write_table(f"{out}.parquet", judged)]
+    return Outcome(judged.num_rows, judged.num_rows - sum(drops.values()), drops, files, dict(counts))

@@ -1,8 +1,9 @@
-"""64-bit PCA hash of thumbnails: the signs of an image's projections on the 64 main directions of all images.
+"""64-bit PCA hash: the signs of an image's projections on the 64 main directions of all images.
 
 "Signs of a PCA to 64 dimensions" is the one public definition (MetaCLIP, Xu et al. 2023, arXiv 2309.16671, appendix A);
-DINOv2 names the hash and does not define it. There the PCA is of a descriptor network's features; here it is of
-downscaled gray pixels, which needs no network.
+DINOv2 names the hash and does not define it. There the PCA is of a descriptor network's features (`feature_levels`
+makes bytes of them); of downscaled gray pixels, the other reading, it needs no network. Both are rows of bytes here,
+which are called thumbnails.
 """
 
 from collections.abc import Iterable
@@ -88,6 +89,14 @@ def pack_bits(bits: Bool[np.ndarray, "images bits"]) -> UInt64[np.ndarray, " ima
     """Up to 64 bits a row as one integer, column 0 least significant."""
     weights = np.uint64(1) << np.arange(bits.shape[1], dtype=np.uint64)
     return np.asarray((bits * weights).sum(axis=1, dtype=np.uint64))
+
+
+def feature_levels(features: Float[np.ndarray, "images dim"]) -> UInt8[np.ndarray, "images dim"]:
+    """Features of unit length as bytes, for the PCA and the hash: 128 is 0, and 16 levels are 1 / sqrt(dim), what a
+    component is when all are equally long. Beyond 8 times that it is cut off. A network says of one picture the same
+    up to rounding; as bytes that is, nearly always, the very same."""
+    scaled = 128 + 16 * np.sqrt(features.shape[1]) * features.astype(np.float64)
+    return np.asarray(np.clip(np.rint(scaled), 0, 255), np.uint8)
 
 
 def contrasts(thumbnails: UInt8[np.ndarray, "images pixels"]) -> Float[np.ndarray, " images"]:

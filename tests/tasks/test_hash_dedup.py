@@ -16,8 +16,16 @@ from storage.layout import Layout
 from storage.manifest import FileEntry, Manifest
 from storage.tables import read_table
 from tasks.algorithms.pdq import pdq_hash
-from tasks.hash_copies import find_copies
-from tasks.hash_dedup import HashDedup, frequency_hashes, hash_dedup, thumbnail
+from tasks.encoders import Textures
+from tasks.filters import Geometry
+from tasks.hash_dedup import HashDedup, hash_dedup
+from tasks.hashing import parts
+from tasks.hashing.copies import find_copies
+from tasks.hashing.known import comparable, pca_of
+from tasks.hashing.looks import load_rows
+from tasks.hashing.parts import frequency_hashes, thumbnail
+from tasks.image_filter import ImageFilter, filter_images
+from tasks.removal.ledger import Ledger, entries_of
 from tests.tasks.image_stages import downloaded, rows_of, verdicts
 
 
@@ -55,9 +63,9 @@ def test_same_bytes_are_always_one_picture_and_different_scenes_never_are(
 
 def test_the_cut_into_parts_and_the_passes_change_no_verdict(pictures: dict[str, bytes], tmp_path: Path) -> None:
     results = []
-    for number, (parts, per_pass) in enumerate([(1, 10_000), (5, 10_000), (4, 20)]):
+    for number, (cut, per_pass) in enumerate([(1, 10_000), (5, 10_000), (4, 20)]):
         layout = Layout(str(tmp_path / str(number)))
-        manifest = hash_dedup.fn(downloaded(layout, pictures, parts=parts), HashDedup(images_per_pass=per_pass), layout)
+        manifest = hash_dedup.fn(downloaded(layout, pictures, parts=cut), HashDedup(images_per_pass=per_pass), layout)
         results.append([(row["id"], row["drop"], row["other"], row["hash"]) for row in rows_of(manifest)])
     assert results[0] == results[1] == results[2]
 
@@ -229,7 +237,7 @@ def test_copies_of_an_earlier_crawl_are_dropped_unless_they_are_larger(layout: L
     assert _copies_of(found) == {"new01": "old01", "new02": "old02"}
     assert hash_dedup.fn(later, HashDedup(), here).fingerprint != found.fingerprint
     assert Path(found.file("pca.npy")).read_bytes() == Path(first.file("pca.npy")).read_bytes()
-    with pytest.raises(ValueError, match="cannot be compared with 'phash'"):
+    with pytest.raises(ValueError, match=r"cannot be compared with those of .*phash"):
         hash_dedup.fn(later, HashDedup(method="phash"), here, earlier=[first])
 
 
@@ -254,12 +262,107 @@ def test_thumbnails_that_the_stage_before_made_serve_as_well(pictures: dict[str,
     source = downloaded(layout, few, parts=2)
     alone = hash_dedup.fn(source, HashDedup(), layout)
     ready = []
-    for path in source.paths(".parquet"):
+    for number, path in enumerate(source.paths(".parquet")):
         rows = [few[name] for name in read_table(path)["id"].to_pylist()]
-        name = f"{Path(path).stem}.thumbnails.npy"
+        name = f"thumbnails-{number:05d}.npy"
         np.save(f"{source.directory}/{name}", np.stack([thumbnail(data) for data in rows]))
         ready.append(FileEntry(name, len(rows), 0, ""))
     with_ready = Manifest("download", 1, "7" * 64, source.directory, {}, {}, (*source.files, *ready), 12, 12, {})
     assert [row["hash"] for row in rows_of(hash_dedup.fn(with_ready, HashDedup(), layout))] == [
         row["hash"] for row in rows_of(alone)
     ]
+
+
+@pytest.mark.parametrize("method", ["pca", "pdq"])
+def test_what_the_screen_hashed_in_passing_is_decoded_no_more_and_drops_the_same(
+    pictures: dict[str, bytes], layout: Layout, method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {name: data for name, data in pictures.items() if name[:3] in ("000", "001", "012", "013", "014", "040")}
+    source, config = downloaded(layout, few, parts=2), HashDedup(method=method, max_distance=8)
+    alone = _copies_of(hash_dedup.fn(source, config, layout))
+    screened = filter_images.fn(source, ImageFilter(filters=(Geometry(),)), layout, "screen", hashes=config.looks)
+    monkeypatch.setattr(parts, "decode_gray", None)
+    assert _copies_of(hash_dedup.fn(screened, config, layout)) == alone
+    assert len(alone) == 5
+
+
+FEATURES = HashDedup(method="pca_features", encoder=Textures())
+
+
+def test_hashes_of_a_descriptors_features_find_copies_and_merge_no_other_scenes(
+    pictures: dict[str, bytes], layout: Layout
+) -> None:
+    source = downloaded(layout, pictures, parts=3)
+    manifest = hash_dedup.fn(source, FEATURES, layout)
+    exact = _copies_of(manifest)
+    near = _copies_of(hash_dedup.fn(source, FEATURES.model_copy(update={"max_distance": 8}), layout))
+    assert {name[:3] for name in exact} >= {f"{number:03d}" for number in range(10)}  # the same bytes
+    assert set(exact) <= set(near)
+    assert len(near) >= 28
+    assert all(name[:3] == other[:3] for name, other in near.items())
+    hashes = {row["id"]: row["hash"] for row in rows_of(manifest)}
+    assert len({value for name, value in hashes.items() if name.endswith("scene")}) >= 55  # of 60 scenes
+    assert np.load(manifest.file("pca.npy")).shape[1] == FEATURES.encoder.build().dim + 1  # type: ignore[union-attr]
+
+
+def test_the_cut_into_parts_changes_no_feature_hash_and_a_later_run_can_use_the_pca(
+    pictures: dict[str, bytes], layout: Layout, tmp_path: Path
+) -> None:
+    few = dict(list(pictures.items())[:16])
+    here = Layout(str(tmp_path / "later"))
+    first = hash_dedup.fn(downloaded(layout, few), FEATURES, layout)
+    config = FEATURES.model_copy(update={"pca_file": first.file("pca.npy")})
+    later = hash_dedup.fn(downloaded(here, few, parts=5), config, here)
+    assert [row["hash"] for row in rows_of(first)] == [row["hash"] for row in rows_of(later)]
+    pixels = hash_dedup.fn(downloaded(here, few), HashDedup(), here)
+    with pytest.raises(RuntimeError, match="give a PCA of the same method and encoder"):
+        wrong = FEATURES.model_copy(update={"pca_file": pixels.file("pca.npy")})
+        hash_dedup.fn(downloaded(here, few), wrong, here)
+
+
+def test_features_want_an_encoder_and_the_other_methods_none() -> None:
+    for wrong in ({"method": "pca_features"}, {"method": "pca", "encoder": Textures()}):
+        with pytest.raises(ValidationError, match="pca_features needs an encoder"):
+            HashDedup(**wrong)  # type: ignore[arg-type]
+
+
+def test_what_was_taken_out_is_nobodys_keeper_any_more(layout: Layout, tmp_path: Path) -> None:
+    data = {number: encode_jpeg(_scene(number), quality=90) for number in range(6)}
+    old = {f"old{number}": data[number] for number in range(4)}
+    first = hash_dedup.fn(downloaded(layout, old, parts=2), HashDedup(), layout)
+    here = Layout(str(tmp_path / "later"))
+    later = downloaded(here, {f"new{number}": data[number] for number in range(2, 6)})
+    reason = {"reason": "asked", "date": "2026-11-22"}
+    ledger = Ledger(tuple(entries_of(urls=["http://a.test/old2"], **reason)))
+    for distance in (0, 4):
+        config = HashDedup(max_distance=distance)
+        found = [hash_dedup.fn(later, config, here, earlier=[first], ledger=one) for one in (Ledger(), ledger)]
+        assert [_copies_of(one) for one in found] == [{"new2": "old2", "new3": "old3"}, {"new3": "old3"}]
+    elsewhere = Ledger(tuple(entries_of(domains=["b.test"], **reason)))
+    again = hash_dedup.fn(later, config, here, earlier=[first], ledger=elsewhere)
+    assert again.fingerprint == found[0].fingerprint  # what is not among them changes nothing
+
+
+def test_hashes_of_another_meaning_are_left_out_and_the_newest_runs_pca_counts(layout: Layout, tmp_path: Path) -> None:
+    data = {f"{number}": encode_jpeg(_scene(number), quality=90) for number in range(3)}
+    stages = []
+    for number, config in enumerate([HashDedup(), HashDedup(), HashDedup(method="phash")]):
+        here = Layout(str(tmp_path / f"{number}"))
+        some = dict(list(data.items())[: 2 + number % 2])
+        stages.append(hash_dedup.fn(downloaded(here, some), config, here))
+    other, newest, frequencies = stages  # fitted on two images and on three: two PCAs
+    chain = [frequencies, newest, other]
+    assert comparable(chain, HashDedup().meaning()) == [newest]
+    assert comparable(chain, HashDedup().meaning(), pca_of(other)) == [other]
+    assert comparable(chain, HashDedup(method="phash").meaning()) == [frequencies]
+    assert comparable(chain, HashDedup(method="pdq").meaning()) == []
+    purged = Manifest(**{**vars(newest), "files": tuple(one for one in newest.files if "-0" not in one.path)})
+    assert comparable([purged, other], HashDedup().meaning()) == [other]
+
+
+def test_single_rows_of_a_file_of_thumbnails_are_those_of_the_whole(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (300, 1024)).astype(np.uint8)
+    np.save(tmp_path / "rows.npy", rows)
+    for places in ([], [299], [7, 3, 7, 150], list(range(0, 300, 2))):
+        found = load_rows(str(tmp_path / "rows.npy"), np.array(places, np.int64))
+        assert np.array_equal(found, rows[places].reshape(-1, 1024))

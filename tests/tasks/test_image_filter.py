@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ from examples.sample_web.concepts import render_scene
 from storage.filesystem import exists, read_bytes
 from storage.images import decode_rgb, encode_jpeg, jpeg_quality, probe
 from storage.layout import Layout
-from tasks import image_filter
-from tasks.filters import Faces, FilterUnavailable, Geometry, Nsfw
-from tasks.hash_dedup import thumbnail
+from storage.manifest import Manifest
+from tasks.filters import Faces, FilterUnavailable, Geometry, Nsfw, pictures
+from tasks.hash_dedup import HashDedup, hash_dedup
+from tasks.hashing import parts
+from tasks.hashing.looks import luma, thumbnail_of
+from tasks.hashing.parts import thumbnail
 from tasks.image_filter import ImageFilter, filter_images
 from tests.tasks.filters.planted import backgrounds, coverage, planted_faces
 from tests.tasks.image_stages import downloaded, rows_of, verdicts
@@ -109,7 +113,7 @@ def test_each_image_is_decoded_once_whatever_the_number_of_filters(
         calls.append(min_side)
         return decode_rgb(data, min_side=min_side)
 
-    monkeypatch.setattr(image_filter, "decode_rgb", counted)
+    monkeypatch.setattr(pictures, "decode_rgb", counted)
     images = {f"{number}": encode_jpeg(pixels, quality=85) for number, pixels in enumerate(backgrounds()[:3])}
     source = downloaded(layout, images)
     filter_images.fn(source, ImageFilter(filters=(Geometry(), Nsfw(), Faces())), layout, "all")
@@ -180,10 +184,9 @@ def test_thumbnails_are_those_of_the_kept_images_and_equal_what_their_bytes_give
         "drawing": _png(scenes[1]),
         "photo1": encode_jpeg(scenes[2], quality=60),
     }
-    config = ImageFilter(filters=(Geometry(),), thumbnails=True)
-    manifest = filter_images.fn(downloaded(layout, images, parts=2), config, layout, "screen")
+    manifest = filter_images.fn(downloaded(layout, images, parts=2), SCREEN, layout, "screen", hashes="thumbnails")
     kept = [row["id"] for row in rows_of(manifest) if row["drop"] is None]
-    thumbnails = np.concatenate([np.load(path) for path in manifest.paths(".thumbnails.npy")])
+    thumbnails = np.concatenate([np.load(manifest.file(f"thumbnails-0000{number}.npy")) for number in range(2)])
     assert kept == ["photo0", "drawing", "photo1"]
     assert (thumbnails.shape, thumbnails.dtype) == ((3, 1024), np.uint8)
     for name, found in zip(kept, thumbnails, strict=True):
@@ -191,5 +194,64 @@ def test_thumbnails_are_those_of_the_kept_images_and_equal_what_their_bytes_give
         assert off.max() <= (0 if name == "drawing" else 3), name
         assert off.mean() < 0.6
     without = filter_images.fn(downloaded(layout, images, parts=2), SCREEN, layout, "screen")
-    assert not without.paths(".thumbnails.npy")
+    assert not [entry for entry in without.files if entry.path.endswith(".npy")]
     assert verdicts(without) == verdicts(manifest)
+
+
+def _mixed() -> dict[str, bytes]:
+    """Faces, copies of them of the same and of other bytes, one too small, one unreadable."""
+    crowd, _ = _crowd()
+    images = {name: crowd[name] for name in ("face0", "face1", "face4", "scene0", "scene2")}
+    for name in ("face0", "scene0"):
+        images[f"{name}-again"] = images[name]
+        images[f"{name}-recompressed"] = encode_jpeg(decode_rgb(images[name]), quality=70)
+    images["tiny"] = encode_jpeg(backgrounds()[5][:30, :30], quality=85)
+    images["cut"] = images["scene2"][:3000]
+    return images
+
+
+def test_one_pass_keeps_and_drops_what_two_passes_do_and_writes_the_same_pictures(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of copies, the kept one's verdict counts: a rule that calls one face unsafe takes its copies with it."""
+    rule = Nsfw(thresholds={"FACE_FEMALE": 0.5, "FACE_MALE": 0.5})
+    safety, dedup = ImageFilter(filters=(rule, Faces())), HashDedup(max_distance=8)
+    source = downloaded(layout, _mixed(), parts=2)
+
+    def in_passes(ahead: ImageFilter | None) -> list[Manifest]:
+        screened = filter_images.fn(source, SCREEN, layout, "screen", hashes=dedup.looks, ahead=ahead)
+        distinct = hash_dedup.fn(screened, dedup, layout)
+        return [screened, distinct, filter_images.fn(distinct, safety, layout, "safety", seen=ahead and screened)]
+
+    two = in_passes(None)
+    monkeypatch.setattr(parts, "decode_gray", None)  # who decodes a second time fails
+    one = in_passes(safety)
+    for before, after in zip(two, one, strict=True):
+        assert verdicts(before) == verdicts(after)
+        assert [row["other"] for row in rows_of(before)] == [row["other"] for row in rows_of(after)]
+    assert [set(verdicts(stage).values()) for stage in two[1:]] == [{None, "hash_duplicate"}, {None, "nsfw"}]
+    assert two[2].facts == one[2].facts
+    for row, other in zip(rows_of(two[2]), rows_of(one[2]), strict=True):
+        places = ("image_file", "image_offset")
+        assert {**row, **dict.fromkeys(places)} == {**other, **dict.fromkeys(places)}
+        assert _bytes_of(row, layout) == _bytes_of(other, layout)
+
+
+def _bytes_of(row: dict[str, Any], layout: Layout) -> bytes:
+    return read_bytes(layout.resolve(row["image_file"]), row["image_offset"], row["image_bytes"])
+
+
+def test_a_stage_that_looked_with_other_filters_is_refused(layout: Layout) -> None:
+    source = downloaded(layout, {"a": encode_jpeg(backgrounds()[3], quality=90)})
+    screened = filter_images.fn(source, SCREEN, layout, "screen", ahead=ImageFilter(filters=(Nsfw(),)))
+    with pytest.raises(ValueError, match="has looked ahead with"):
+        filter_images.fn(screened, SAFETY, layout, "safety", seen=screened)
+
+
+def test_the_hash_is_of_the_picture_as_it_came_and_not_of_the_blurred_one(layout: Layout) -> None:
+    images, _ = _crowd()
+    both = ImageFilter(filters=(Geometry(), Faces()))
+    manifest = filter_images.fn(downloaded(layout, images), both, layout, "screen", hashes="thumbnails")
+    assert manifest.facts["images_with_faces"] == 5
+    for data, found in zip(images.values(), np.load(manifest.file("thumbnails-00000.npy")), strict=True):
+        assert np.array_equal(found, thumbnail_of(luma(decode_rgb(data))))

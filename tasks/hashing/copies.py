@@ -1,6 +1,5 @@
 """Which hashed images are copies of which: equal hashes first, in passes that bound the memory, then near ones."""
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from storage.filesystem import read_bytes
 from storage.tables import read_table
 from tasks.algorithms.hamming import first_keepers, near_pairs
 from tasks.algorithms.pca_hash import correlations, verified_groups
+from tasks.hashing.looks import load_rows
 
 HASHED = pa.schema(
     [
@@ -40,6 +39,16 @@ class Hashed:
     thumbnails: str
     new: bool = True
     """False for a part of an earlier crawl."""
+    removed: frozenset[str] = frozenset()
+    """Ids that count no more: of images that were taken out since."""
+
+    def counting(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of these places whose image still counts."""
+        if not self.removed or not len(places):
+            return places
+        ids = read_table(self.table, ["id"])["id"].take(places)
+        gone = pc.is_in(ids, value_set=pa.array(sorted(self.removed), pa.string()))
+        return np.asarray(places[~gone.to_numpy()])
 
     def rows(self, number: int, places: NDArray[np.int64]) -> pa.Table:
         """Some of its images: their table with the columns part (`number`), place and new."""
@@ -58,7 +67,7 @@ def find_copies(
     `max_distance`, beside that, for the images that are left: 130 bytes each (150 with 256-bit hashes), and 1 KB for
     each that is near another.
     """
-    rows = sum(read_table(part.table, ["id"]).num_rows for part in parts)
+    rows = sum(read_table(part.table, ["hashed"]).num_rows for part in parts)
     passes = max(1, -(-rows // images_per_pass))
     found = [_copies_of_pass(parts, number, passes, min_correlation) for number in range(passes)]
     copies = pa.concat_tables([COPIES.empty_table(), *found])
@@ -70,11 +79,11 @@ def find_copies(
 
 def _copies_of_pass(parts: Sequence[Hashed], number: int, passes: int, min_correlation: float) -> pa.Table:
     """Copies among the images whose hash, modulo the number of passes, is this one's."""
-    hashes = [_column(part.table, "hash") for part in parts]
+    hashes = (_column(part.table, "hash") for part in parts)
     mine = [np.zeros(0, np.uint64), *(part[part % np.uint64(passes) == number] for part in hashes)]
     values, counts = np.unique(np.concatenate(mine), return_counts=True)
     shared = values[counts > 1]
-    places = [np.flatnonzero(np.isin(part, shared)) for part in hashes]
+    places = [part.counting(np.flatnonzero(np.isin(_column(part.table, "hash"), shared))) for part in parts]
     if not any(map(len, places)):
         return COPIES.empty_table()
     group, pixels = _gather(parts, places)
@@ -103,7 +112,8 @@ def _left_of_part(part: Hashed, number: int, gone: set[tuple[int, str]]) -> pa.T
     """The hashed images of a part that are no copies yet, with their place in it."""
     table = read_table(part.table, ["id", "hashed"])
     stays = np.array([(number, name) not in gone for name in table["id"].to_pylist()], bool)
-    return part.rows(number, np.flatnonzero(stays & table["hashed"].to_numpy(zero_copy_only=False)))
+    places = np.flatnonzero(stays & table["hashed"].to_numpy(zero_copy_only=False))
+    return part.rows(number, part.counting(places))
 
 
 def _pair_correlations(
@@ -115,7 +125,7 @@ def _pair_correlations(
     pixels: NDArray[np.uint8] | None = None
     for number in np.unique(part).tolist():
         mine = np.flatnonzero(part == number)
-        loaded = load_array(parts[number].thumbnails)[place[mine]]
+        loaded = load_rows(parts[number].thumbnails, place[mine])
         pixels = np.empty((len(rows), loaded.shape[1]), np.uint8) if pixels is None else pixels
         pixels[mine] = loaded
     for start in range(0, len(first), _BLOCK_PAIRS):
@@ -128,7 +138,7 @@ def _gather(parts: Sequence[Hashed], places: Sequence[NDArray[np.int64]]) -> tup
     """The rows at these places of each part, and their thumbnails, in order of preference."""
     members = [(part, place) for part, place in enumerate(places) if len(place)]
     group = pa.concat_tables(parts[part].rows(part, place) for part, place in members)
-    pixels = np.concatenate([load_array(parts[part].thumbnails)[place] for part, place in members])
+    pixels = np.concatenate([load_rows(parts[part].thumbnails, place) for part, place in members])
     order = pc.sort_indices(group, PREFERENCE).to_numpy()
     return group.take(order), pixels[order]
 
@@ -151,8 +161,3 @@ def _follow(copies: pa.Table, near: pa.Table) -> pa.Table:
 
 def _column(path: str, name: str) -> NDArray[Any]:
     return np.asarray(read_table(path, [name])[name].to_numpy())
-
-
-def load_array(path: str) -> NDArray[Any]:
-    """One .npy file."""
-    return np.asarray(np.load(io.BytesIO(read_bytes(path)), allow_pickle=False))

@@ -1,0 +1,1 @@
+"""How images are hashed and compared by their hashes: behind the doorway `tasks.hash_dedup`."""
