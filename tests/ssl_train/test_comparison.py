@@ -1,11 +1,25 @@
 """Every method stands in the comparison with every backbone for which it is defined, on the same images and steps."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ssl_train.config import check_config
-from ssl_train.studies.comparison import BACKBONES, BATCH_IMAGES, MASKED, METHODS, NAMES, as_markdown, config_of, pairs
+from ssl_train.config import TrainConfig, check_config
+from ssl_train.studies import comparison
+from ssl_train.studies.comparison import (
+    BACKBONES,
+    BATCH_IMAGES,
+    MASKED,
+    METHODS,
+    NAMES,
+    as_markdown,
+    config_of,
+    main,
+    pairs,
+    settings_of,
+)
 
 ALL = pairs(list(METHODS), list(BACKBONES))
 
@@ -29,3 +43,70 @@ def test_the_table_has_a_line_for_every_run() -> None:
     lines = as_markdown(runs, set_name="digits", steps=7).splitlines()
     assert len(lines) == 6 + len(ALL)
     assert all(any(f"| {m} | {NAMES[b]} |" in line for line in lines) for m, b in ALL)
+
+
+FEW = [("byol", "vit"), ("byol", "resnet"), ("simclr", "vit"), ("simclr", "resnet")]
+ASKED = ["--methods", "byol", "simclr", "--backbones", "vit", "resnet"]
+
+
+class Counted:
+    """In place of training: what was asked for, and a run that dies."""
+
+    def __init__(self, dies_at: int = 99) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.dies_at = dies_at
+
+    def __call__(self, config: TrainConfig, data: Path, untrained: comparison.Scores) -> dict[str, Any]:
+        if len(self.asked) == self.dies_at:
+            raise KeyboardInterrupt
+        self.asked.append((config.method.kind, config.model.kind))
+        scores = {"knn": 50.0, "linear": 60.0}
+        return {"before": scores, "after": scores, "seconds": 1.0}
+
+
+def studied(out: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(comparison, "SETS", {"digits": Path.mkdir})
+    monkeypatch.setattr(comparison, "compared", counted)
+    return main(["--out", str(out), *(arguments or ASKED)])
+
+
+def written(out: Path) -> list[tuple[str, str]]:
+    return [(run["method"], run["backbone"]) for run in json.loads((out / "comparison.json").read_text())]
+
+
+def test_a_study_that_dies_goes_on_where_it_was_and_runs_again_only_what_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, none, again = Counted(dies_at=3), Counted(), Counted(dies_at=0), Counted()
+    with pytest.raises(KeyboardInterrupt):
+        studied(tmp_path, first, monkeypatch)
+    assert written(tmp_path) == first.asked == FEW[:3]
+    assert studied(tmp_path, second, monkeypatch) == 0
+    assert second.asked == FEW[3:]
+    assert studied(tmp_path, none, monkeypatch) == 0  # nothing is left that could die
+    monkeypatch.setattr(comparison, "BATCH_IMAGES", 32)
+    assert studied(tmp_path, again, monkeypatch, "--methods", "byol", "--backbones", "vit") == 0
+    assert again.asked == FEW[:1]
+    assert written(tmp_path) == FEW  # what was not asked for stays
+
+
+def test_one_table_has_one_number_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = ["--methods", "byol", "--backbones", "vit"]
+    assert studied(tmp_path, Counted(), monkeypatch, "--methods", "byol", "--backbones", "vit", "resnet") == 0
+    assert studied(tmp_path, Counted(), monkeypatch, *one, "--steps", "7") == 0
+    assert written(tmp_path) == FEW[:1]
+
+
+def test_a_study_out_of_time_says_how_many_pairs_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert studied(tmp_path, Counted(), monkeypatch, *ASKED, "--minutes", "-1") == 1
+    assert f"{len(FEW)} pairs are left" in capsys.readouterr().out
+
+
+def test_where_a_run_reads_and_writes_is_no_part_of_its_settings(tmp_path: Path) -> None:
+    one, other, longer = (
+        settings_of(config_of("byol", "vit", data=tmp_path / a, work=tmp_path / b, steps=steps), "digits")
+        for a, b, steps in (("a", "b", 7), ("c", "d", 7), ("a", "b", 8))
+    )
+    assert one == other != longer
