@@ -42,8 +42,8 @@ class HashDedup(StageConfig):
     NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = frozenset({"images_per_pass"})
 
     method: Literal["pca", "pca_features", "phash", "pdq"] = "pca"
-    """pca: 64 signs of a PCA of this run's thumbnails. pca_features: of a PCA of what `encoder` says of the images. Both
-    are read into the papers' "PCA hash"; the second costs a network's pass over every image. phash: 64 signs of the
+    """pca: 64 signs of a PCA of this run's thumbnails. pca_features: of a PCA of what `encoder` says of the images (the
+    papers' "PCA hash" is read both ways; this one costs a network's pass over every image). phash: 64 signs of the
     thumbnails' low frequencies (imagehash.phash). pdq: 256 signs of the picture's low frequencies, as published,
     comparable with anyone's."""
     encoder: Encoder | None = None

@@ -12,15 +12,15 @@ from storage.images import Pixels
 from tasks.config import StageConfig
 from tasks.filters.base import Boxes, Finding, Picture
 from tasks.filters.blur import blur_boxes
-from tasks.filters.nudenet import Nudenet
+from tasks.filters.nudenet import Detection, Nudenet
 from tasks.filters.retinaface import RetinaFace
 
 
 class FaceDetector(Protocol):
     """A built detector plug."""
 
-    def detect(self, pixels: Pixels) -> Boxes:
-        """Faces of an RGB image [height, width, 3]: [faces, 5], corners in its pixels and score, best first."""
+    def detect_all(self, pictures: Sequence[Pixels]) -> list[Boxes]:
+        """Per RGB image [height, width, 3] its faces: [faces, 5], corners in its pixels and score, best first."""
         ...
 
 
@@ -46,8 +46,11 @@ class NudenetFaceDetector:
         self.config = config
         self._network = Nudenet(threads=config.threads)
 
-    def detect(self, pixels: Pixels) -> Boxes:
-        (found,) = self._network.detect([pixels])
+    def detect_all(self, pictures: Sequence[Pixels]) -> list[Boxes]:
+        """Faces per RGB image."""
+        return [self._faces(found) for found in self._network.detect(pictures)]
+
+    def _faces(self, found: Sequence[Detection]) -> Boxes:
         faces = [seen for seen in found if seen.label.startswith("FACE_") and seen.score >= self.config.min_score]
         return np.array([[*seen.box, seen.score] for seen in faces], np.float32).reshape(-1, 5)
 
@@ -81,30 +84,33 @@ class FacesFilter:
         self._detector: FaceDetector = config.detector.build()
 
     def examine(self, pictures: Sequence[Picture]) -> list[Finding]:
-        return [self._examine(picture) for picture in pictures]
+        rounds, blurred = self._blur_all([picture.pixels for picture in pictures])
+        return [_finding(boxes, pixels) for boxes, pixels in zip(rounds, blurred, strict=True)]
 
-    def _examine(self, picture: Picture) -> Finding:
-        rounds, pixels = self._blur_all(picture.pixels)
-        if not rounds:
-            return Finding(columns={"faces": "[]"})
-        stored = [
-            [*(round(float(side), 1) for side in box[:4]), round(float(box[4]), 3)] for box in np.concatenate(rounds)
-        ]
-        num_faces = len(rounds[0])
-        return Finding(
-            detail=f"{num_faces} face{'s' if num_faces > 1 else ''} blurred",
-            columns={"faces": json.dumps(stored)},
-            counts={"faces": num_faces, "images_with_faces": 1},
-            changed=pixels,
-        )
-
-    def _blur_all(self, pixels: Pixels) -> tuple[list[Boxes], Pixels]:
-        """The boxes blurred in each round (the faces are the first's), and the pixels, blurred until none is found."""
-        rounds: list[Boxes] = []
-        while len(rounds) < self.config.max_rounds:
-            boxes = self._detector.detect(pixels)
-            if not len(boxes):
-                break
-            pixels = blur_boxes(pixels, boxes, expand=self.config.expand, strength=self.config.blur)
-            rounds.append(boxes)
+    def _blur_all(self, pictures: list[Pixels]) -> tuple[list[list[Boxes]], list[Pixels]]:
+        """Per picture the boxes blurred in each round (the faces are the first's), and the pixels, blurred until none
+        is found; the detector is given all pictures of a round together."""
+        pixels, rounds = list(pictures), list[list[Boxes]]([] for _ in pictures)
+        looked_at = list(range(len(pictures)))
+        for _ in range(self.config.max_rounds):
+            found = self._detector.detect_all([pixels[place] for place in looked_at])
+            seen = [(place, boxes) for place, boxes in zip(looked_at, found, strict=True) if len(boxes)]
+            for place, boxes in seen:
+                pixels[place] = blur_boxes(pixels[place], boxes, expand=self.config.expand, strength=self.config.blur)
+                rounds[place].append(boxes)
+            looked_at = [place for place, _ in seen]
         return rounds, pixels
+
+
+def _finding(rounds: list[Boxes], pixels: Pixels) -> Finding:
+    if not rounds:
+        return Finding(columns={"faces": "[]"})
+    boxes = np.concatenate(rounds)
+    stored = [[*(round(float(side), 1) for side in box[:4]), round(float(box[4]), 3)] for box in boxes]
+    num_faces = len(rounds[0])
+    return Finding(
+        detail=f"{num_faces} face{'s' if num_faces > 1 else ''} blurred",
+        columns={"faces": json.dumps(stored)},
+        counts={"faces": num_faces, "images_with_faces": 1},
+        changed=pixels,
+    )

@@ -6,10 +6,11 @@ first, large ones cut into tiles, and what is faint or small is looked at again,
 """
 
 import math
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from importlib.resources import files
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -35,6 +36,8 @@ _SECOND_LOOKS = 12
 _SECOND_SIDE = 192
 """A faint or small box is looked at again in a square of this side, three times as wide as itself."""
 _TILE, _TILE_OVERLAP = 1024, 96
+_RUN_PIXELS_CPU, _RUN_PIXELS_GPU = 1 << 17, 1 << 24
+"""Pixels that go through the network at a time: a core loses a tenth with a million of them, a GPU wants to be fed."""
 _COARSEST_SIDE = 640
 """Levels are halved down to this longer side, since faces above about 600 pixels fall apart."""
 
@@ -59,26 +62,50 @@ class RetinaFace(StageConfig):
         return RetinaFaceDetector(self)
 
 
+class _Tile(NamedTuple):
+    """A piece of a scaled picture: whose, at which scale, its corner there, its pixels."""
+
+    picture: int
+    scale: float
+    left: int
+    top: int
+    pixels: Pixels
+
+
 class RetinaFaceDetector:
-    """`detect`: faces of one picture, at several scales."""
+    """`detect_all`: faces of pictures, at several scales; tiles of equal padded size go through the network together,
+    whichever picture they are of."""
 
     min_side: int | None = None
 
     def __init__(self, config: RetinaFace) -> None:
         self.config = config
         self._session = load_session(str(files("tasks.filters") / "weights" / WEIGHTS), config.threads)
+        on_gpu = self._session.get_providers()[0] == "CUDAExecutionProvider"
+        self._run_pixels = _RUN_PIXELS_GPU if on_gpu else _RUN_PIXELS_CPU
 
     def detect(self, pixels: Pixels) -> Boxes:
-        """Faces of an RGB image as [faces, 5]: left, top, right, bottom in its pixels, score; best first."""
-        found = [self._at_scale(pixels, scale) for scale in self._scales(*pixels.shape[:2])]
-        boxes = merge(np.concatenate(found), max_overlap=_MAX_OVERLAP)
-        sure = boxes[:, 4] >= self.config.min_score
-        small = (boxes[:, 2:4] - boxes[:, :2]).max(axis=1, initial=0) < 2 * self.config.smallest_face_pixels
-        faint, few = boxes[~sure][:_SECOND_LOOKS], boxes[sure & small]
-        closer = self._look_again(pixels, np.concatenate([faint, few]))
-        placed = [seen if len(seen) else box[None] for box, seen in zip(few, closer[len(faint) :], strict=True)]
-        seen = [boxes[sure & ~small], *closer[: len(faint)], *placed]
-        return merge(np.concatenate(seen), max_overlap=_MAX_OVERLAP)
+        """Faces of one RGB image as [faces, 5]: left, top, right, bottom in its pixels, score; best first."""
+        return self.detect_all([pixels])[0]
+
+    def detect_all(self, pictures: Sequence[Pixels]) -> list[Boxes]:
+        """Per RGB image its faces, as `detect` gives them: the same, up to the rounding of the network's sums."""
+        first = [merge(boxes, max_overlap=_MAX_OVERLAP) for boxes in self._first_looks(pictures)]
+        sure = [boxes[:, 4] >= self.config.min_score for boxes in first]
+        small = [
+            (boxes[:, 2:4] - boxes[:, :2]).max(axis=1, initial=0) < 2 * self.config.smallest_face_pixels
+            for boxes in first
+        ]
+        faint = [boxes[~one][:_SECOND_LOOKS] for boxes, one in zip(first, sure, strict=True)]
+        few = [boxes[one & other] for boxes, one, other in zip(first, sure, small, strict=True)]
+        asked = [np.concatenate(both) for both in zip(faint, few, strict=True)]
+        found = []
+        for number, closer in enumerate(self._look_again(pictures, asked)):
+            again, placed = closer[: len(faint[number])], closer[len(faint[number]) :]
+            kept = [seen if len(seen) else box[None] for box, seen in zip(few[number], placed, strict=True)]
+            large = first[number][sure[number] & ~small[number]]
+            found.append(merge(np.concatenate([large, *again, *kept]), max_overlap=_MAX_OVERLAP))
+        return found
 
     def _scales(self, height: int, width: int) -> Iterator[float]:
         """The finest scale, then halves of it until the whole picture is of the size of the largest anchors."""
@@ -89,34 +116,46 @@ class RetinaFaceDetector:
             scale /= 2
             yield scale
 
-    def _at_scale(self, pixels: Pixels, scale: float) -> Boxes:
-        """Boxes above the faint score, in the picture's own pixels, the picture seen at one scale."""
-        scaled = _scaled(pixels, scale)
-        found = [np.zeros((0, 5), np.float32)]
-        for top in _tile_starts(scaled.shape[0]):
-            for left in _tile_starts(scaled.shape[1]):
-                (boxes,) = self.run([scaled[top : top + _TILE, left : left + _TILE]], min_score=_FAINT_SCORE)
-                found.append(boxes + np.array([left, top, left, top, 0], np.float32))
-        return np.concatenate(found) / _per_box(scale)
+    def _first_looks(self, pictures: Sequence[Pixels]) -> list[Boxes]:
+        """Per picture the boxes above the faint score, in its own pixels, seen at all scales and in all tiles."""
+        found: list[list[Boxes]] = [[np.zeros((0, 5), np.float32)] for _ in pictures]
+        tiles = (tile for number, pixels in enumerate(pictures) for tile in self._tiles(number, pixels))
+        for batch in _of_one_size(tiles, self._run_pixels):
+            seen = self.run([tile.pixels for tile in batch], min_score=_FAINT_SCORE)
+            for tile, boxes in zip(batch, seen, strict=True):
+                corner = np.array([tile.left, tile.top, tile.left, tile.top, 0], np.float32)
+                found[tile.picture].append((boxes + corner) / _per_box(tile.scale))
+        return [np.concatenate(boxes) for boxes in found]
 
-    def _look_again(self, pixels: Pixels, boxes: Boxes) -> list[Boxes]:
-        """Per box the faces that are seen where it is when it is seen larger, as that look places and scores them."""
-        looks = [_close_up(pixels, box) for box in boxes]
-        seen = self.run([crop for crop, _, _ in looks], min_score=self.config.min_score) if looks else []
-        found = []
-        for box, (_, corner, scale), faces in zip(boxes, looks, seen, strict=True):
-            faces = faces / _per_box(scale) + np.array([*corner, *corner, 0], np.float32)
-            shift = np.abs(faces[:, :2] + faces[:, 2:4] - box[:2] - box[2:4]).max(axis=1, initial=0) / 2
-            found.append(faces[shift < (box[2:4] - box[:2]).max()])
+    def _tiles(self, number: int, pixels: Pixels) -> Iterator[_Tile]:
+        for scale in self._scales(*pixels.shape[:2]):
+            scaled = _scaled(pixels, scale)
+            for top in _tile_starts(scaled.shape[0]):
+                for left in _tile_starts(scaled.shape[1]):
+                    yield _Tile(number, scale, left, top, scaled[top : top + _TILE, left : left + _TILE])
+
+    def _look_again(self, pictures: Sequence[Pixels], asked: Sequence[Boxes]) -> list[list[Boxes]]:
+        """Per picture and box the faces that are seen where it is when it is seen larger, as that look places and
+        scores them."""
+        looks = [(number, box) for number, boxes in enumerate(asked) for box in boxes]
+        found: list[list[Boxes]] = [[] for _ in pictures]
+        at_once = max(1, self._run_pixels // _SECOND_SIDE**2)
+        for start in range(0, len(looks), at_once):
+            chunk = looks[start : start + at_once]
+            close = [_close_up(pictures[number], box) for number, box in chunk]
+            seen = self.run([crop for crop, _, _ in close], min_score=self.config.min_score)
+            for (number, box), (_, corner, scale), faces in zip(chunk, close, seen, strict=True):
+                placed = faces / _per_box(scale) + np.array([*corner, *corner, 0], np.float32)
+                shift = np.abs(placed[:, :2] + placed[:, 2:4] - box[:2] - box[2:4]).max(axis=1, initial=0) / 2
+                found[number].append(placed[shift < (box[2:4] - box[:2]).max()])
         return found
 
-    def run(self, images: list[Pixels], *, min_score: float) -> list[Boxes]:
-        """The network on images of one size: faces of each above a score, in its own pixels, suppressed."""
-        height, width = images[0].shape[:2]
-        rows, columns = math.ceil(height / 32) * 32, math.ceil(width / 32) * 32
+    def run(self, images: Sequence[Pixels], *, min_score: float) -> list[Boxes]:
+        """The network on images of one padded size: faces of each above a score, in its own pixels, suppressed."""
+        rows, columns = _padded(images[0])
         batch = np.zeros((len(images), 3, rows, columns), np.float32)
         for slot, image in zip(batch, images, strict=True):
-            slot[:, :height, :width] = image.transpose(2, 0, 1)
+            slot[:, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
         offsets, scores = self._session.run(["boxes", "scores"], {"pixels": batch})
         anchors = anchor_boxes(rows, columns)
         found = []
@@ -124,6 +163,22 @@ class RetinaFaceDetector:
             likely = score >= min_score
             found.append(_best(np.column_stack([decode_boxes(anchors[likely], offset[likely]), score[likely]])))
         return found
+
+
+def _padded(image: Pixels) -> tuple[int, int]:
+    """Rows and columns that the network takes: multiples of its coarsest stride."""
+    return math.ceil(image.shape[0] / 32) * 32, math.ceil(image.shape[1] / 32) * 32
+
+
+def _of_one_size(tiles: Iterable[_Tile], max_pixels: int) -> Iterator[list[_Tile]]:
+    """Batches of equal padded size, of `max_pixels` at most or of one tile; what is left over comes last."""
+    waiting: dict[tuple[int, int], list[_Tile]] = defaultdict(list)
+    for tile in tiles:
+        size = _padded(tile.pixels)
+        if waiting[size] and (len(waiting[size]) + 1) * math.prod(size) > max_pixels:
+            yield waiting.pop(size)
+        waiting[size].append(tile)
+    yield from waiting.values()
 
 
 def _per_box(scale: float) -> NDArray[np.float32]:

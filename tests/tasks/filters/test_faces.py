@@ -91,6 +91,22 @@ def _cut(picture: np.ndarray, face: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return picture[top : bottom + margin, left : right + margin], face - np.array([left, top, left, top])
 
 
+def test_pictures_looked_at_together_give_the_boxes_that_each_gives_alone(
+    detector: RetinaFaceDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several sizes, one of them of several tiles; in batches as large as a GPU's, and tile by tile."""
+    pictures = [picture for height in (24, 120) for picture, _ in list(planted_faces(height))[2:6]]
+    pictures += [pictures[5][:300, :401], np.tile(pictures[6], (1, 3, 1))]
+    alone = [detector.detect(picture) for picture in pictures]
+    assert sum(len(boxes) for boxes in alone) > 8
+    for pixels in (1 << 22, 1):
+        monkeypatch.setattr(detector, "_run_pixels", pixels)
+        for boxes, wanted in zip(detector.detect_all(pictures), alone, strict=True):
+            assert boxes.shape == wanted.shape
+            assert np.allclose(boxes, wanted, atol=1e-2)
+    assert detector.detect_all([]) == []
+
+
 def test_pictures_without_a_person_stay_as_they_are(detector: RetinaFaceDetector) -> None:
     assert sum(len(detector.detect(picture)) > 0 for picture in backgrounds()) <= 1
 
@@ -151,6 +167,6 @@ def test_blurring_the_region_equals_blurring_the_whole_picture() -> None:
 
 
 def test_nudenets_faces_are_a_second_detector() -> None:
-    (box,) = NudenetFaces().build().detect(np.asarray(photographs.astronaut(), np.uint8))
+    (box,) = NudenetFaces().build().detect_all([np.asarray(photographs.astronaut(), np.uint8)])[0]
     assert coverage(box[None], np.array([177, 82, 275, 180])) > 0.9
     assert box[4] > 0.6
