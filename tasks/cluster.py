@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from storage.filesystem import exists, file_sha256, join, open_read, write_atomic
+from storage.filesystem import file_sha256, open_read, write_atomic
 from storage.layout import Layout
-from storage.manifest import FileEntry, Manifest, adopt, load_manifest
+from storage.manifest import FileEntry, Manifest, adopt
 from storage.tables import kept, read_table, write_table
 from tasks.algorithms.blocks import Floats
 from tasks.algorithms.kmeans import KMeans, assign
@@ -16,6 +16,7 @@ from tasks.algorithms.kmeans_nearest import Precision
 from tasks.algorithms.kmeans_seeding import ROWS_PER_CLUSTER
 from tasks.clusters.fit import fit_parts
 from tasks.clusters.points import Parts, pool_parts, read_array, write_array
+from tasks.clusters.same_parts import same_parts
 from tasks.clusters.seeding import Compute
 from tasks.config import StageConfig
 from tasks.graph.scratch import scratch_map, sweep
@@ -93,8 +94,9 @@ def cluster(embedded: Manifest, config: Cluster, layout: Layout, base: Manifest 
         found = KMeans(_earlier_centroids(base, config, shape[1]))
         entry = stage.adopt(base, CENTROIDS)
     pairs = zip(embedded.paths(".parquet"), embedded.paths(".npy"), strict=True)
-    earlier = _same_parts(embedded, base, layout)
-    parts = [[*pair, same] for pair, same in zip(pairs, earlier, strict=True)]
+    earlier = same_parts(embedded, base, VERSION, layout)
+    known = [[base.directory, *astuple(same)] if base and same else None for same in earlier]
+    parts = [[*pair, same] for pair, same in zip(pairs, known, strict=True)]
     plain = {"centroids": stage.path(CENTROIDS), "device": config.efficiency.device}
     outcomes = stage.map(assign_part, parts, **plain)
     facts = _facts(stage, found, outcomes, config.efficiency.groups)
@@ -202,25 +204,3 @@ def _earlier_centroids(base: Manifest, config: Cluster, dim: int) -> Floats:
             "leave cluster.num_clusters out."
         )
     return centroids
-
-
-def _same_parts(embedded: Manifest, base: Manifest | None, layout: Layout) -> list[list[Any] | None]:
-    """For each part of the pool the result of the earlier run's part with the same table and vectors, if any."""
-    tables, vectors = _entries(embedded, ".parquet"), _entries(embedded, ".npy")
-    if base is None or base.version != VERSION:
-        return [None] * len(tables)
-    folder = layout.stage(*base.inputs["embedded"].split("/", 1))
-    if not exists(join(folder, "manifest.json")):
-        return [None] * len(tables)
-    before = load_manifest(folder)
-    known = {
-        (table.sha256, matrix.sha256): [base.directory, *astuple(entry)]
-        for table, matrix, entry in zip(
-            _entries(before, ".parquet"), _entries(before, ".npy"), _entries(base, ".parquet"), strict=True
-        )
-    }
-    return [known.get((table.sha256, matrix.sha256)) for table, matrix in zip(tables, vectors, strict=True)]
-
-
-def _entries(manifest: Manifest, suffix: str) -> list[FileEntry]:
-    return [file for file in manifest.files if file.path.startswith("part-") and file.path.endswith(suffix)]

@@ -6,11 +6,12 @@ it runs; no process holds more than a group or a range of it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage.manifest import Manifest
 from storage.tables import kept, read_table, write_table
@@ -18,8 +19,8 @@ from tasks.algorithms.balanced import ORDER, Counts, Leaf, last_sampled, leaf_or
 from tasks.algorithms.blocks import Array
 from tasks.algorithms.hierarchy import nearest_in_split
 from tasks.algorithms.kmeans_nearest import Centroids, own_cosines
-from tasks.clusters.levels import LevelPlan
-from tasks.clusters.points import Group, Part, groups_of, part_keys, pool_parts, read_array, write_array
+from tasks.clusters.points import Part, groups_of, part_keys, pool_parts, read_array, write_array
+from tasks.clusters.seeding import Compute
 from tasks.clusters.split import coarse_paths
 from tasks.graph.scratch import Files, scratch_map
 from tasks.pool import Verdicts, with_verdicts
@@ -29,22 +30,35 @@ _IMAGE = np.dtype([("leaf", np.int32), ("cosine", np.float32), ("order", ORDER)]
 _RANGES = 64
 
 
+class Finest(NamedTuple):
+    """The level that images are assigned to, whose files the stage has: its name, whether it was made in two steps, how
+    it computes, in how many tasks; of every part that an earlier run assigned to it, that run's table."""
+
+    name: str
+    split: bool
+    compute: Compute
+    groups: int
+    earlier: Sequence[str | None]
+
+
 def sample_pool(
     stage: Stage,
     embedded: Manifest,
-    finest: LevelPlan,
+    finest: Finest,
     parents: Sequence[Array],
     *,
     leaf: Leaf,
     give: Callable[[Counts], Counts],
 ) -> tuple[list[Outcome], Counts, Counts]:
     """Judges every image; (outcomes of the parts, sizes of the finest clusters, what `give` has each of them give)."""
-    split = list(coarse_paths(stage, finest.name)) if finest.splits > 1 else None
+    split = list(coarse_paths(stage, finest.name)) if finest.split else None
     centroids = stage.path(f"{finest.name}-centroids.npy")
     parts = pool_parts(embedded)
     groups = groups_of(parts, finest.groups)
     plain: dict[str, Any] = {"leaf": leaf, "seed": finest.compute.seed, "device": finest.compute.device}
-    _, ranked = scratch_map(stage, "ranked", rank_images, groups, centroids=centroids, split=split, **plain)
+    known = dict(zip((part[0] for part in parts), finest.earlier, strict=True))
+    told = [[(part, known[part[0]]) for part in group] for group in groups]
+    _, ranked = scratch_map(stage, "ranked", rank_images, told, centroids=centroids, split=split, **plain)
     sizes = sum((read_array(path) for path in ranked.paths("-sizes.npy")), start=np.zeros(1, dtype=np.int64))
     given = give(sizes)
     share = stage.path("scratch-given.npy")
@@ -73,11 +87,19 @@ def path_of_clusters(num_leaves: int, parents: Sequence[Array]) -> npt.NDArray[n
 
 
 def rank_images(
-    group: Group, out: str, *, centroids: str, split: list[str] | None, leaf: Leaf, seed: int, device: str
+    group: list[tuple[Part, str | None]],
+    out: str,
+    *,
+    centroids: str,
+    split: list[str] | None,
+    leaf: Leaf,
+    seed: int,
+    device: str,
 ) -> Outcome:
     """Every image's finest cluster, cosine and rank: in order of the rows, and ranks again in order of the clusters.
 
-    `split`: centroids of the first step, and where their parts begin, when the level was made in two.
+    `group`: parts, each with the table in which an earlier run has assigned it. `split`: centroids of the first step,
+    and where their parts begin, when the level was made in two.
     """
     if split is None:
         near = Centroids(np.array(read_array(centroids)), device=device)
@@ -85,8 +107,10 @@ def rank_images(
         near = Centroids(np.array(read_array(split[0])), device=device)
     finest = read_array(centroids)
     starts = None if split is None else np.array(read_array(split[1]))
-    images = np.concatenate([_images_of(part, near, finest, starts) for part in group])
-    keys = np.concatenate([part_keys(part, seed=seed) for part in group])
+    images = np.concatenate(
+        [_images_of(part, near, finest, starts) if table is None else _known_images(table) for part, table in group]
+    )
+    keys = np.concatenate([part_keys(part, seed=seed) for part, _ in group])
     images["order"] = leaf_order(images["cosine"], keys, leaf)
     by_leaf = np.argsort(images["leaf"], kind="stable")
     sizes = np.bincount(images["leaf"], minlength=len(finest)).astype(np.int64)
@@ -105,6 +129,16 @@ def _images_of(part: Part, near: Centroids, finest: Array, starts: npt.NDArray[n
         labels = near.nearest(vectors)
         images["leaf"] = labels if starts is None else nearest_in_split(vectors, labels, finest, starts)
         images["cosine"] = own_cosines(vectors, finest, images["leaf"])
+    return images
+
+
+def _known_images(path: str) -> Array:
+    """What an earlier run's table of a part says of its images."""
+    table = read_table(path, ["clusters", "value"])
+    images = np.zeros(len(table), dtype=_IMAGE)
+    if len(table):
+        images["leaf"] = pc.list_element(table["clusters"], 0).to_numpy()
+        images["cosine"] = table["value"].to_numpy()
     return images
 
 

@@ -26,7 +26,7 @@ def split_clusters(
     stage: Stage, name: str, parts: list[Part], centroids: Floats, *, into: int, iterations: int, compute: Compute
 ) -> FileEntry:
     """Writes `<name>-centroids.npy`: of every cluster its `into` parts (fewer where it has fewer rows), one after the
-    other, and as scratch where each cluster's begin. Returns its entry, without a checksum."""
+    other; and, for whoever assigns images later, `coarse_paths`. Returns its entry, without a checksum."""
     coarse, starts = coarse_paths(stage, name)
     write_array(coarse, centroids)
     rows, dim = parts[-1][2] + shape_of(parts[-1][0])[0], centroids.shape[1]
@@ -47,7 +47,7 @@ def split_clusters(
 
 def coarse_paths(stage: Stage, name: str) -> tuple[str, str]:
     """Where the centroids of the first step are, and where their parts begin among the finest centroids."""
-    return stage.path(f"scratch-{name}-coarse.npy"), stage.path(f"scratch-{name}-starts.npy")
+    return stage.path(f"{name}-coarse.npy"), stage.path(f"{name}-starts.npy")
 
 
 def sort_group(group: Group, out: str, *, centroids: str, seed: int, device: str) -> Outcome:

@@ -9,17 +9,15 @@ import pytest
 from storage.filesystem import list_files
 from storage.layout import Layout
 from storage.manifest import Manifest
-from tasks import hierarchy as hierarchy_module
 from tasks.algorithms.balanced import allot, leaf_order
 from tasks.algorithms.kmeans_nearest import Centroids
 from tasks.algorithms.sampling import id_keys
-from tasks.cluster import Efficiency, load_centroids
+from tasks.cluster import Efficiency, OtherCentroids, load_centroids
 from tasks.clusters import fit as cluster_fit
 from tasks.clusters import levels as hierarchy_levels
 from tasks.clusters import split as hierarchy_split
 from tasks.hierarchy import Hierarchy, ImpossibleLevels, Level, hierarchy, plan_levels
 from tasks.pool import NoImages
-from tasks.stage import Stage
 from tasks.workers import Workers, workers
 from tests.tasks.vector_stages import image_row, made_stage, rows_of, unit
 
@@ -79,18 +77,10 @@ def test_a_level_in_two_steps_splits_every_cluster_and_gives_images_the_nearest_
     found = []
     for number, (cuts, task_bytes) in enumerate([((), 1 << 30), ((5, 800, 1000), 9000)]):
         monkeypatch.setattr(hierarchy_split, "_TASK_BYTES", task_bytes)
-        coarse, swept = [], hierarchy_module.sweep
-
-        def kept_for_the_test(stage: Stage, coarse: list[np.ndarray] = coarse) -> None:
-            coarse += [np.load(stage.path(f"scratch-level-1-{name}.npy")) for name in ("coarse", "starts")]
-            swept(stage)  # noqa: B023
-
-        monkeypatch.setattr(hierarchy_module, "sweep", kept_for_the_test)
         layout = Layout(f"{tmp_path}/{number}")
         manifest = hierarchy.fn(embedded(layout, *cuts), Hierarchy(levels=levels, target=200), layout)
-        monkeypatch.setattr(hierarchy_module, "sweep", swept)
         finest = load_centroids(manifest.file("level-1-centroids.npy"))
-        centroids, starts = coarse
+        centroids, starts = (np.load(manifest.file(f"level-1-{name}.npy")) for name in ("coarse", "starts"))
         assert (len(centroids), len(starts), starts[-1], len(finest)) == (20, 21, len(finest), len(finest))
         assert (np.diff(starts) == 5).all()
         homes = Centroids(centroids).nearest(vectors)
@@ -194,6 +184,38 @@ def test_more_clusters_than_points_are_refused(layout: Layout, levels: tuple[int
     config = Hierarchy(levels=tuple(Level(num_clusters=count) for count in levels))
     with pytest.raises(ImpossibleLevels, match=r"hierarchy.levels\[\d\] has"):
         hierarchy.fn(embedded(layout), config, layout)
+
+
+@pytest.mark.parametrize("splits", [1, 5])
+def test_a_run_that_goes_on_keeps_the_levels_and_samples_what_a_run_over_all_with_them_samples(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, splits: int
+) -> None:
+    config = Hierarchy(levels=(Level(num_clusters=60, splits=splits), Level(num_clusters=7)), target=200)
+    vectors, rows = zipf_pool(1500)[0], [image_row(number) for number in range(900)]
+    small = made_stage(layout, "embed", [rows[:400], rows[400:]], [vectors[:400], vectors[400:900]])
+    first = hierarchy.fn(small, config, layout)
+    asked: list[int] = []
+    nearest = Centroids.nearest
+
+    def counted(self: Centroids, block: np.ndarray) -> np.ndarray:
+        asked.append(len(block))
+        return nearest(self, block)
+
+    monkeypatch.setattr(Centroids, "nearest", counted)
+    second = hierarchy.fn(embedded(layout, 400, 900), config, layout, base=first)
+    assert sum(asked) == 600  # the new images alone
+    assert (second.facts["base"], second.facts["reused"]) == (first.reference, 900)
+    assert second.facts["levels"] == first.facts["levels"]
+    levels = [entry for entry in first.files if entry.path.startswith("level-")]
+    assert [entry for entry in second.files if entry.path.startswith("level-")] == levels
+    other = hierarchy.fn(embedded(layout, 100), config, layout, base=first)  # no part is the same: all assigned anew
+    assert other.facts["reused"] == 0
+    assert told(other) == told(second)
+    refit = config.model_copy(update={"refit": True})
+    assert "base" not in hierarchy.fn(embedded(layout, 100), refit, layout, base=first).facts
+    narrow = made_stage(layout, "embed", [[image_row(n) for n in range(70)]], [np.eye(70)])
+    with pytest.raises(OtherCentroids, match=r"of 12 dimensions, the embeddings of 70.*hierarchy.refit"):
+        hierarchy.fn(narrow, config, layout, base=first)
 
 
 def test_an_empty_pool_is_an_error(layout: Layout) -> None:
