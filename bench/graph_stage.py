@@ -32,7 +32,10 @@ from tasks.self_dedup import SelfDedup, self_dedup
 from tasks.stage import Stage
 
 METHODS: dict[str, Method] = {"cells": Cells(), "faiss": Faiss(), "exact": Exact()}
-_FACTS = ("edges", "saturated", "recall", "recall_pairs", "planted_recall", "planted_component_recall", "num_cells")
+_FACTS = (
+    "edges", "saturated", "recall", "recall_pairs", "planted_recall", "planted_recall_by_similarity",
+    "planted_component_recall", "num_cells",
+)  # fmt: skip
 
 
 def timed_steps(call: Callable[[], Manifest]) -> tuple[Manifest, dict[str, float], float]:

@@ -4,6 +4,7 @@ A stage takes resources: gpu_seconds and core_seconds (of work, over all devices
 costs the flow and the scheduler a while), serial_seconds (one process, nothing beside it), and memory_bytes of its
 largest process. Where there are no GPUs, `core_seconds_without_gpu` stands for gpu_seconds. The formulas are those of
 the docstrings of the code they plan: `tasks/algorithms/join_cost.py`, tasks/copy_graph.py, tasks/cluster.py,
+tasks/hierarchy.py (whose third and further levels cost a hundredth of the second and are left out),
 tasks/retrieval/search.py, tasks/self_dedup.py, tasks/relative_dedup.py, tasks/pack.py.
 """
 
@@ -16,6 +17,7 @@ from tasks.cluster import MAX_CLUSTERS, Cluster
 from tasks.config import StageConfig
 from tasks.copy_graph import CopyGraph
 from tasks.graph.config import Cells
+from tasks.hierarchy import Hierarchy, plan_levels
 from tasks.retrieve import Retrieve
 
 RESOURCES = (
@@ -92,6 +94,24 @@ class Work(StageConfig):
     """A process with torch and an encoder's weights (ViT-H: 1.3 GB in half precision), pictures that wait."""
 
 
+_LEAST_POOL = 10_000  # below, one level is enough
+
+
+def hierarchy_numbers(work: Work) -> dict[str, tuple[float, str]]:
+    """What tasks.hierarchy does by default with so many images: its finest level, iterations, runs of k-means above."""
+    pool = round(work.images * work.kept_by_self_dedup * work.kept_by_relative_dedup)
+    finest, *above = plan_levels(Hierarchy(), max(pool, _LEAST_POOL))
+    where = f"tasks.hierarchy.plan_levels(Hierarchy(), {pool})"
+    return {
+        "images_per_leaf": (pool / (finest.num_clusters * finest.splits), f"{where}[0]"),
+        "leaf_splits": (finest.splits, f"{where}[0].splits"),
+        "level_iterations": (finest.iterations, f"{where}[0].iterations"),
+        "leaves_per_upper": (finest.num_clusters * finest.splits / above[0].num_clusters, f"{where}[1].num_clusters"),
+        "upper_runs": (above[0].resamplings + 1, f"1 + {where}[1].resamplings"),
+        "upper_sample": (above[0].sample_size, f"{where}[1].sample_size"),
+    }
+
+
 CONSTANTS: dict[str, tuple[float, str]] = {
     "assignments": (Cells().assignments, "tasks.graph.config.Cells.assignments"),
     "unevenness": (UNEVENNESS, "tasks.algorithms.join_cost.UNEVENNESS"),
@@ -128,6 +148,14 @@ DERIVED: dict[str, str] = {
     "exchanged_bytes": "images * assignments * (descriptor_bytes + 8 + 4 * assignments)",
     "link_operations": "2 * descriptor_dim * unique * assignments**2 * references / cells * unevenness",
     "kmeans_operations": "2 * embedding_dim * clusters * (fit_images * iterations + pool)",
+    "finest_clusters": "pool / images_per_leaf",
+    "coarse_clusters": "finest_clusters / leaf_splits",
+    "upper_clusters": "finest_clusters / leaves_per_upper",
+    "leaf_products": "level_iterations * (fit_images * coarse_clusters + pool * leaf_splits)"
+    " + pool * (2 * coarse_clusters + leaf_splits)",
+    "upper_products": "upper_clusters * (level_iterations * (finest_clusters + (upper_runs - 1) * upper_sample *"
+    " upper_clusters) + upper_runs * finest_clusters)",
+    "hierarchy_operations": "2 * embedding_dim * (leaf_products + upper_products)",
     "search_operations": "2 * embedding_dim * queries * (clusters + cells_probed * pool / clusters)",
 }
 """Numbers made of others, in order."""
@@ -141,6 +169,8 @@ class StagePlan:
     what: str
     memory_in: str
     formulas: dict[str, str] = field(default_factory=dict)
+    beyond_the_paper: bool = False
+    """Whether it is left out of the sum that stands beside the paper's figure, for the paper had no such stage."""
 
 
 STAGES: tuple[StagePlan, ...] = (
@@ -218,6 +248,23 @@ STAGES: tuple[StagePlan, ...] = (
             "parts": "pool / images_per_part + 2 * iterations * sum_groups",
             "memory_bytes": "16 * clusters * embedding_dim",
         },
+    ),
+    StagePlan(
+        "hierarchy", "k-means in levels, a balanced sample", "flow: centroids of one k-means, levels",
+        {
+            "gpu_seconds": "hierarchy_operations / (gpu_flops * gpu_share_kmeans)",
+            "core_seconds": "2 * pool * row_core_seconds",
+            "core_seconds_without_gpu": "hierarchy_operations / kmeans_operations_per_core_second",
+            "read_bytes": "pool * (3 * embedding_bytes + 2 * row_bytes) + level_iterations *"
+            " (fit_images * embedding_bytes + sum_groups * 8 * coarse_clusters * embedding_dim)"
+            " + upper_runs * level_iterations * sum_groups * 8 * upper_clusters * embedding_dim",
+            "write_bytes": "pool * (embedding_bytes + row_bytes + 24) + level_iterations * sum_groups * 8 *"
+            " coarse_clusters * embedding_dim * (1 + upper_runs * upper_clusters / coarse_clusters)",
+            "parts": "pool / images_per_part + 2 * level_iterations * sum_groups * (1 + upper_runs)"
+            " + 8 * pool * embedding_dim / 2**30",
+            "memory_bytes": "max(16 * max(coarse_clusters, upper_clusters) * embedding_dim, 40 * finest_clusters)",
+        },
+        beyond_the_paper=True,
     ),
     StagePlan(
         "retrieve", "neighbours of every query in the nearest cells", "worker: a group's images, its queries",

@@ -1,6 +1,6 @@
 """The whole `retrieve` stage from disk to verdicts: seconds by step, memory, and what an earlier run saves.
 
-    python -m bench.retrieval_stage [--sizes 250000x25000 1000000x100000] [--dim 384] [--name retrieval_stage]
+    python -m bench.retrieval_stage [--sizes 100000x10000 250000x25000] [--dim 384] [--name retrieval_stage]
 
 Four sources: three of a fifth of the queries in mode sample (N = 4, one of them 32), the rest in mode cluster.
 Neighbours are searched by cells (no exact search), 100,000 images and 16,384 queries a task, in one process, so that
@@ -169,7 +169,7 @@ def compare(folder: Path, num_pool: int, num_queries: int, dim: int, *, apart: b
 def main() -> None:
     """Every size in turn; a table and bench/results/<name>.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=["250000x25000", "1000000x100000"], help="images x queries")
+    parser.add_argument("--sizes", nargs="+", default=["100000x10000", "250000x25000"], help="images x queries")
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--name", default="retrieval_stage")
     options = parser.parse_args()

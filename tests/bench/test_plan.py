@@ -13,6 +13,7 @@ from bench.plan_figures import FIGURES, MEASURED, MISSING, read_figures
 from bench.plan_stages import CONSTANTS, DERIVED, RESOURCES, STAGES, Machines, Work, join_numbers
 from tasks.algorithms.join_cost import join_cost
 from tasks.graph.config import Cells
+from tasks.hierarchy import Hierarchy, plan_levels
 
 
 def stage(found: dict, name: str) -> dict:
@@ -59,6 +60,22 @@ def test_work_grows_with_images_as_the_code_says(tmp_path: Path) -> None:
     )
     memory = [stage(one, "cluster")["largest_memory_gigabytes"] for one in (small, large)]
     assert memory[1] - memory[0] < 1  # but for the flow's list of parts, the size of the pool does not show
+
+
+def test_the_hierarchy_is_planned_with_the_codes_own_levels_and_stands_beside_the_papers_sum(tmp_path: Path) -> None:
+    found = plan(Machines(), Work(), tmp_path)
+    values = evaluated(named_numbers(Machines(), Work(), tmp_path))
+    finest, second, *_ = plan_levels(Hierarchy(), round(values["pool"]))
+    assert values["finest_clusters"] == pytest.approx(finest.num_clusters * finest.splits, rel=1e-6)
+    assert values["coarse_clusters"] == pytest.approx(finest.num_clusters, rel=1e-6)
+    assert values["upper_clusters"] == pytest.approx(second.num_clusters, rel=1e-6)
+    rows = [stage(found, one.name)["hours"] for one in STAGES if one.name != "hierarchy"]
+    assert found["total"]["hours"] == pytest.approx(sum(rows), abs=0.02)
+    hierarchy = stage(found, "hierarchy")
+    assert hierarchy["hours"] > 0
+    assert hierarchy["largest_memory_gigabytes"] == pytest.approx(16 * second.num_clusters * 1280 / 1e9, rel=0.1)
+    assert "without hierarchy" in table(found)
+    plan(Machines(), Work(images=1e4), tmp_path)  # small pools are planned for as well
 
 
 def test_twice_the_machines_take_half_the_time_where_they_are_waited_for(tmp_path: Path) -> None:
