@@ -1,20 +1,22 @@
+"""The study of stability: spikes are what stands out and nothing else, and a pair of runs is made, drawn and told."""
+
 import json
 import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from ssl_train.config import TrainConfig, load_recipe
-from ssl_train.distributed import World
+from ssl_train.config import load_config
 from ssl_train.errors import ConfigError
+from ssl_train.models.vit import Vit
+from ssl_train.studies import stability_pair
+from ssl_train.studies.learning_sets import write_split
 from ssl_train.studies.stability import as_page, as_svg, deepest_dip, find_spikes, main, read_run
-from ssl_train.trainer import Trainer
-
-Configure = Callable[..., TrainConfig]
 
 
 def curve(values: list[float]) -> list[tuple[float, float]]:
@@ -117,30 +119,53 @@ def test_spikes_are_counted_listed_and_marked(tmp_path: Path) -> None:
     assert re.search(r"2\d\.\d times", text)
 
 
+SMALL = "{hidden_dim: 16, out_dim: 8, num_layers: 2}"
+CHANGES = ["data.batch_images=4", f"method.projector={SMALL}", f"method.predictor={SMALL}"]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of ten steps, its runs beside it."""
+    made = tmp_path_factory.mktemp("pair")
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(16)]
+    write_split(made / "data", pictures, ["one", "other"] * 8)
+    command = ["--data", str(made / "data"), "--out", str(made / "out"), "--work", str(made / "runs"), "--steps", "10"]
+    assert stability_pair.main([*command, *CHANGES]) == 0
+    return made
+
+
+def test_a_pair_of_runs_differs_in_its_stem_alone(pair: Path) -> None:
+    configs = [load_config(str(pair / "runs" / name / "run.yaml")) for name in ("free", "frozen")]
+    free, frozen = (replace(config, output_dir="") for config in configs)
+    assert free != frozen
+    assert isinstance(frozen.model, Vit)
+    assert replace(free, model=replace(free.model, frozen_stem=True)) == frozen
+
+
+def test_a_pair_is_told_in_a_table_pictures_and_figures(pair: Path) -> None:
+    figures = json.loads((pair / "out" / "stability.json").read_text())
+    assert list(figures) == ["free", "frozen"]
+    readme = (pair / "out" / "README.md").read_text()
+    for name, found in figures.items():
+        run = read_run(pair / "runs" / name, name)
+        assert [tuple(point) for point in found["knn"]] == run.accuracy
+        assert sum(map(len, found["spikes"].values())) == sum(map(len, run.spikes().values()))
+        assert f"| {name} | {run.accuracy[-1][1]:.1f} |" in readme
+    pictures = {path.name for path in (pair / "out").glob("*.svg")}
+    assert pictures == {"accuracy.svg", "loss.svg", "gradients-free.svg", "gradients-frozen.svg"}
+    assert all(f"]({name})" in readme for name in pictures)
+
+
 def test_a_real_pair_of_runs_is_drawn_with_and_without_a_frozen_stem(
-    photographs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = "{hidden_dim: 16, out_dim: 8, num_layers: 2}"
-    world = World(0, 1, torch.device("cpu"))
-    for name, frozen in (("frozen", "true"), ("free", "false")):
-        settings = [
-            f"data.folder={photographs}",
-            f"output_dir={tmp_path / name}",
-            "num_steps=10",
-            "data.batch_images=4",
-            f"method.projector={small}",
-            f"method.predictor={small}",
-            f"model.frozen_stem={frozen}",
-            "metrics.every_steps=1",
-            "metrics.layer_gradients=true",
-        ]
-        assert Trainer(load_recipe("debug_mocov3", settings), world).run()
-    capsys.readouterr()
     page, picture = tmp_path / "out" / "stability.html", tmp_path / "out" / "stability.svg"
-    runs = [f"{name}={tmp_path / name}" for name in ("frozen", "free")]
+    runs = [f"{name}={pair / 'runs' / name}" for name in ("frozen", "free")]
     assert main([*runs, "--out", str(page)]) == 0
     assert main([*runs, "--out", str(picture)]) == 0
-    assert "frozen: 0 gradient spikes" in capsys.readouterr().out
+    frozen, free = (read_run(pair / "runs" / name, name) for name in ("frozen", "free"))
+    assert f"frozen: {sum(map(len, frozen.spikes().values()))} gradient spikes" in capsys.readouterr().out
     text = page.read_text(encoding="utf-8")
     assert text.count("<svg ") == 4
     assert "<script" not in text
@@ -150,10 +175,14 @@ def test_a_real_pair_of_runs_is_drawn_with_and_without_a_frozen_stem(
     bottoms = [int(chart.attrib["y"]) + int(chart.attrib["height"]) for chart in charts]
     assert [int(chart.attrib["y"]) for chart in charts] == [0, *bottoms[:-1]]
     assert int(root.attrib["height"]) == bottoms[-1]
-    frozen, free = (read_run(tmp_path / name, name) for name in ("frozen", "free"))
     assert list(free.gradients) == ["stem", *frozen.gradients]  # what is frozen has no gradient to draw
     assert list(frozen.gradients) == [f"layer_{layer:02d}" for layer in range(6)]
     assert all(math.isfinite(value) for points in free.gradients.values() for _, value in points)
+
+
+def test_a_pair_without_images_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert stability_pair.main(["--out", str(tmp_path / "out")]) == 2
+    assert "give --set, or --data" in capsys.readouterr().err
 
 
 def test_what_cannot_be_drawn_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
