@@ -1,22 +1,26 @@
 """Whether training makes a descriptor that finds copies: SSCD's method on a CPU, before and after, beside `pixels`.
 
-    python -m bench.copy_descriptor [--recipe debug_sscd] [--steps 160] [--train-images 800] [--keep FILE] [key=value]
+    python -m bench.copy_descriptor [--recipe debug_sscd] [--scenes 800] [--leaves 0] [--keep FILE] [key=value]
+    python -m bench.copy_descriptor --file descriptor.safetensors
 
-Trains a small descriptor on scenes of the sample web (and crops of the photographs that scikit-image and scikit-learn
-carry), then looks for copies of other scenes among them: `planted` are copies as the sample web makes them, `strong`
-ones have SSCD's own edits at a third of the image's area or more. Of every query the nearest of all scenes is sought
-(recall@1), and all pairs are ranked together (micro average precision, DISC2021's measure). Each encoder is used as it
-is and whitened on the scenes, as the `describe` stage does it. --keep writes the descriptor (float16).
+Trains a small descriptor on scenes of the sample web and on dead leaves (pictures of random shapes), then looks for
+copies of other pictures among them: of other `scenes`, and of `photographs` (quarters of those that scikit-image and
+scikit-learn carry; no photograph is trained on). `planted` are copies as the sample web makes them, `strong` ones have
+SSCD's own edits at a third of the image's area or more. Of every query the nearest original is sought (recall@1), all
+pairs are ranked together (micro average precision, DISC2021's measure), and recall is counted above the pipeline's
+thresholds and above all but so many of the unrelated pairs. Each encoder is used as it is and whitened on the scenes,
+as the `describe` stage does it; `both` is a descriptor and `pixels` side by side. --keep writes the descriptor
+(float16), --file measures one that is there.
 """
 
 import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,109 +38,195 @@ from ssl_train.descriptor import write_descriptor
 from ssl_train.distributed import World
 from ssl_train.trainer import Trainer
 from storage.filesystem import file_sha256
-from storage.images import decode_rgb, encode_jpeg
+from storage.images import decode_rgb, encode_jpeg, resize
 from tasks.algorithms.whitening import fit_among_copies
 from tasks.encoders import Pixels, SslDescriptor
-from tasks.encoders.base import BuiltEncoder, Floats
+from tasks.encoders.base import BuiltEncoder, Floats, unit
+from tasks.encoders.pixel_codebook import dead_leaves
 
 ALONE = World(0, 1, torch.device("cpu"))
-FIRST_TRAINING_SCENE = 1_000_000
-"""Scenes from here on are trained on, those from 0 on are looked for: none is both."""
+FIRST_TRAINING_SCENE, FIRST_TRAINING_LEAF = 1_000_000, 10_000
+"""Scenes from here on are trained on, those from 0 on are looked for: none is both. Leaves: the codebook has others."""
+TRAINING_SIDE = 208
+"""Pixels of the shorter side of training images: no larger than crops need them."""
 STRONG = CopyCrops(
     global_pixels=160, global_scale=(0.33, 1.0), frame=0.2, blur_sigma=(0.5, 3.0), jpeg_quality=(10, 100)
 )
 PAIRS_PER_QUERY = 20
+THRESHOLDS = (0.6, 0.45)
+"""Cosines above which the pipeline takes two images for copies of each other, and one for a copy of a benchmark's."""
+FALSE_PAIRS = (0, 10)
 
 
 def main() -> None:
     """Train, look for copies, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="debug_sscd")
-    parser.add_argument("--steps", type=int, default=160)
-    parser.add_argument("--train-images", type=int, default=800)
-    parser.add_argument("--scenes", type=int, default=400)
+    parser.add_argument("--steps", type=int, help="of training; the recipe's, if left out")
+    parser.add_argument("--scenes", type=int, default=800, help="to train on")
+    parser.add_argument("--leaves", type=int, default=0, help="pictures of random shapes to train on")
+    parser.add_argument("--file", default="", help="a descriptor that is measured; nothing is trained")
+    parser.add_argument("--queries", type=int, default=400, help="scenes among which copies are sought")
     parser.add_argument("--copies", type=int, default=25, help="of each planted kind; eight times as many strong")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", default="")
+    parser.add_argument("--name", default="copy_descriptor", help="of the JSON")
     parser.add_argument("overrides", nargs="*", help="key=value of the recipe")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(given.workers) as workers:
-        config = recipe(given, folder)
-        training_images(Path(folder) / "images", given.train_images, workers)
-        queries = Queries(given.scenes, given.copies, workers)
-        files, seconds = trained(config, Path(folder))
+        files, seconds = ({"file": given.file}, 0.0) if given.file else train(given, Path(folder), workers)
         if given.keep:
             shutil.copyfile(files["after"], given.keep)
-        encoders: dict[str, BuiltEncoder] = {"pixels": Pixels().build()}
-        encoders |= {name: encoder_of(path) for name, path in files.items()}
-        found = {name: queries.measure(encoder) for name, encoder in encoders.items()}
+        searches = {
+            "scenes": Search(list(workers.map(scene, range(given.queries), chunksize=16)), given.copies, workers),
+            "photographs": Search(photographs(), given.copies, workers),
+        }
+        megabytes = {name: round(Path(path).stat().st_size / 1e6, 2) for name, path in files.items()}
+        found = compare({name: encoder_of(path) for name, path in files.items()}, searches)
     for name, figures in found.items():
-        print(name, {key: value for key, value in figures.items() if key != "by_kind"})
+        for place, numbers in figures.items():
+            print(name, place, numbers)
     settings = {**vars(given), "training_seconds": round(seconds, 1)}
-    kept = {"megabytes": round(Path(given.keep).stat().st_size / 1e6, 2)} if given.keep else {}
-    save("copy_descriptor", {"machine": machine(), "settings": settings, **kept, "found": found})
+    save(given.name, {"machine": machine(), "settings": settings, "megabytes": megabytes, "found": found})
 
 
-def recipe(given: argparse.Namespace, folder: str) -> TrainConfig:
-    """The recipe with this run's folders and length."""
-    own = [f"data.folder={folder}/images", f"output_dir={folder}/run", f"num_steps={given.steps}", f"seed={given.seed}"]
-    return load_recipe(given.recipe, [*own, *given.overrides])
+def train(given: argparse.Namespace, folder: Path, workers: Executor) -> tuple[dict[str, str], float]:
+    """Files of the descriptor before and after a run of the recipe, and the seconds it took."""
+    training_images(folder / "images", scenes=given.scenes, leaves=given.leaves, workers=workers)
+    steps = [] if given.steps is None else [f"num_steps={given.steps}"]
+    own = [f"data.folder={folder}/images", f"output_dir={folder}/run", *steps]
+    config = load_recipe(given.recipe, [*own, *given.overrides])
+    return trained(config, folder)
 
 
-def training_images(folder: Path, count: int, workers: ProcessPoolExecutor) -> None:
-    """Scenes, and every photograph, as JPEGs."""
+def training_images(folder: Path, *, scenes: int, leaves: int, workers: Executor) -> None:
+    """Scenes and dead leaves, small, as JPEGs; all of them are drawn by this project."""
     folder.mkdir()
-    numbers = range(FIRST_TRAINING_SCENE, FIRST_TRAINING_SCENE + count)
-    for number, data in zip(numbers, workers.map(scene, numbers, chunksize=16), strict=True):
+    numbers = range(FIRST_TRAINING_SCENE, FIRST_TRAINING_SCENE + scenes)
+    for number, data in zip(numbers, workers.map(small_scene, numbers, chunksize=16), strict=True):
         (folder / f"scene-{number}.jpg").write_bytes(data)
+    for number, data in enumerate(workers.map(leaf_picture, range(leaves), chunksize=16)):
+        (folder / f"leaves-{number}.jpg").write_bytes(data)
+
+
+def small_scene(number: int) -> bytes:
+    """A scene, its shorter side TRAINING_SIDE."""
+    image = decode_rgb(scene(number))
+    height, width = image.shape[:2]
+    scale = TRAINING_SIDE / min(height, width)
+    small = resize(image, height=round(height * scale), width=round(width * scale), method="bicubic")
+    return encode_jpeg(small, quality=92)
+
+
+def leaf_picture(number: int) -> bytes:
+    """Dead leaves of more or fewer shapes."""
+    picture = dead_leaves(FIRST_TRAINING_LEAF + number, size=TRAINING_SIDE, num_shapes=60 + number % 200)
+    return encode_jpeg(picture, quality=92)
+
+
+def photographs() -> list[bytes]:
+    """Quarters of the photographs, as JPEGs, but for those too small to bear a crop."""
+    quarters = []
     for name in PHOTOGRAPHS:
-        (folder / f"photograph-{name}.jpg").write_bytes(encode_jpeg(load_photograph(name, 420), quality=90))
+        image = load_photograph(name, 4000)
+        height, width = image.shape[0] // 2, image.shape[1] // 2
+        if min(height, width) >= 90:
+            corners = [(top, left) for top in (0, height) for left in (0, width)]
+            quarters += [image[top : top + height, left : left + width] for top, left in corners]
+    return [encode_jpeg(np.ascontiguousarray(quarter), quality=90) for quarter in quarters]
 
 
-class Queries:
-    """Scenes, copies of them, and what each is a copy of."""
+class Described(NamedTuple):
+    """An encoder's vectors of a search's originals, and of the copies by kind."""
 
-    def __init__(self, num_scenes: int, num_copies: int, workers: ProcessPoolExecutor) -> None:
-        self.scenes = list(workers.map(scene, range(num_scenes), chunksize=16))
-        rng = np.random.default_rng(0)
-        self.truth: dict[str, NDArray[np.int64]] = {}
-        self.copies: dict[str, list[bytes]] = {}
-        for kind in COPY_KINDS:
-            self.truth[kind] = rng.choice(num_scenes, num_copies, replace=False)
-            jobs = [(kind, int(number), self.scenes[number]) for number in self.truth[kind]]
-            self.copies[kind] = list(workers.map(copy, jobs, chunksize=8))
-        self.truth["strong"] = rng.choice(num_scenes, min(num_scenes, num_copies * len(COPY_KINDS)), replace=False)
-        strong_jobs = [(int(number), self.scenes[number]) for number in self.truth["strong"]]
-        self.copies["strong"] = list(workers.map(strong_copy, strong_jobs, chunksize=8))
+    originals: Floats
+    copies: dict[str, Floats]
 
-    def measure(self, encoder: BuiltEncoder) -> dict[str, Any]:
-        """Recall@1 and micro average precision of planted and of strong copies, raw and whitened."""
-        started = time.process_time()
-        scenes = described(encoder, self.scenes)
-        copies = {kind: described(encoder, images) for kind, images in self.copies.items()}
-        seconds = time.process_time() - started
-        num_images = len(scenes) + sum(len(images) for images in copies.values())
-        whitening = fit_among_copies(scenes, dim=encoder.dim, shrinkage=0.1, chance=0.45)
-        figures: dict[str, Any] = {"images_per_processor_second": round(num_images / seconds, 1), "by_kind": {}}
-        for name, space in (("raw", lambda rows: rows), ("whitened", whitening)):
-            against = space(scenes)
-            similarity = {kind: space(rows) @ against.T for kind, rows in copies.items()}
-            for group, kinds in (("planted", COPY_KINDS), ("strong", ("strong",))):
-                rows = np.concatenate([similarity[kind] for kind in kinds])
-                truth = np.concatenate([self.truth[kind] for kind in kinds])
-                figures[f"{group}, {name}"] = {
-                    "recall@1": round(float((rows.argmax(1) == truth).mean()), 4),
-                    "micro_ap": round(micro_average_precision(rows, truth), 4),
-                }
-            figures["by_kind"][name] = {
-                kind: round(float((rows.argmax(1) == self.truth[kind]).mean()), 3) for kind, rows in similarity.items()
+    def mapped(self, space: Callable[[Floats], Floats]) -> "Described":
+        return Described(space(self.originals), {kind: space(rows) for kind, rows in self.copies.items()})
+
+
+class Search:
+    """Originals, copies of them, and what each is a copy of."""
+
+    def __init__(self, originals: Sequence[bytes], num_copies: int, workers: Executor) -> None:
+        self.originals, count = list(originals), len(originals)
+        random = np.random.default_rng(0)
+        self.truth = {kind: random.choice(count, min(num_copies, count), replace=False) for kind in COPY_KINDS}
+        jobs = {kind: [(kind, int(n), self.originals[n]) for n in chosen] for kind, chosen in self.truth.items()}
+        self.copies = {kind: list(workers.map(copy, own, chunksize=8)) for kind, own in jobs.items()}
+        self.truth["strong"] = random.choice(count, min(count, num_copies * len(COPY_KINDS)), replace=False)
+        strong = [(int(number), self.originals[number]) for number in self.truth["strong"]]
+        self.copies["strong"] = list(workers.map(strong_copy, strong, chunksize=8))
+
+    def described(self, encoder: BuiltEncoder) -> Described:
+        """What the encoder says of all of them."""
+
+        def encode(images: Sequence[bytes]) -> Floats:
+            return encoder.encode([decode_rgb(data, min_side=encoder.min_side) for data in images])
+
+        return Described(encode(self.originals), {kind: encode(images) for kind, images in self.copies.items()})
+
+    def figures(self, seen: Described) -> dict[str, dict[str, float]]:
+        """How well copies are told from other pictures, planted ones and strong ones."""
+        within = (seen.originals @ seen.originals.T)[np.triu_indices(len(seen.originals), 1)]
+        figures = {}
+        for group, kinds in (("planted", COPY_KINDS), ("strong", ("strong",))):
+            rows = np.concatenate([seen.copies[kind] for kind in kinds]) @ seen.originals.T
+            truth = np.concatenate([self.truth[kind] for kind in kinds])
+            is_own = np.arange(rows.shape[1]) == truth[:, None]
+            own, others = rows[is_own], np.sort(np.concatenate([within, rows[~is_own]]))[::-1]
+            figures[group] = {
+                "recall@1": round(float((rows.argmax(1) == truth).mean()), 4),
+                "micro_ap": round(micro_average_precision(rows, truth), 4),
+                **{f"recall at {n} false pairs": round(float((own > others[n]).mean()), 4) for n in FALSE_PAIRS},
+                **{f"recall above {t}": round(float((own > t).mean()), 4) for t in THRESHOLDS},
+                **{f"false pairs above {t}": int((others > t).sum()) for t in THRESHOLDS},
+                "unrelated pairs": len(others),
             }
         return figures
 
 
+def compare(encoders: dict[str, BuiltEncoder], searches: dict[str, Search]) -> dict[str, dict[str, Any]]:
+    """Figures of `pixels`, of each encoder, and of each beside `pixels`: raw, and whitened on the scenes."""
+    seen: dict[str, dict[str, Described]] = {}
+    speed = {}
+    for name, encoder in {"pixels": Pixels().build(), **encoders}.items():
+        started = time.process_time()
+        seen[name] = {place: search.described(encoder) for place, search in searches.items()}
+        images = sum(len(s.originals) + sum(map(len, s.copies.values())) for s in searches.values())
+        speed[name] = round(images / (time.process_time() - started), 1)
+    for name in encoders:
+        seen[f"{name} and pixels"] = {place: beside(seen[name][place], seen["pixels"][place]) for place in searches}
+    found: dict[str, dict[str, Any]] = {}
+    for name, places in seen.items():
+        originals = places["scenes"].originals
+        whiten = fit_among_copies(originals, dim=min(512, originals.shape[1] + 1), shrinkage=0.1, chance=0.45)
+        found[name] = {"images_per_processor_second": speed[name]} if name in speed else {}
+        for place, described in places.items():
+            found[name][f"{place}, raw"] = searches[place].figures(described)
+            found[name][f"{place}, whitened"] = searches[place].figures(described.mapped(whiten))
+    return found
+
+
+def beside(one: Described, other: Described) -> Described:
+    """Two encoders' vectors side by side, of equal weight: around the originals' mean, at one mean length."""
+    means = [seen.originals.mean(axis=0) for seen in (one, other)]
+    spreads = [
+        float(np.sqrt(((seen.originals - mean) ** 2).sum(axis=1).mean()))
+        for seen, mean in zip((one, other), means, strict=True)
+    ]
+
+    def joined(left: Floats, right: Floats) -> Floats:
+        parts = [(rows - mean) / spread for rows, mean, spread in zip((left, right), means, spreads, strict=True)]
+        return unit(np.concatenate(parts, axis=1))
+
+    copies = {kind: joined(rows, other.copies[kind]) for kind, rows in one.copies.items()}
+    return Described(joined(one.originals, other.originals), copies)
+
+
 def strong_copy(job: tuple[int, bytes]) -> bytes:
-    """A copy of a scene by the augmentation that SSCD trains with, stored once more as JPEG."""
+    """A copy of a picture by the augmentation that SSCD trains with, stored once more as JPEG."""
     number, original = job
     image = decode_rgb(original)
     height, width = image.shape[:2]
@@ -145,15 +235,10 @@ def strong_copy(job: tuple[int, bytes]) -> bytes:
     return encode_jpeg((made.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy(), quality=85)
 
 
-def described(encoder: BuiltEncoder, images: Sequence[bytes]) -> Floats:
-    """The encoder's vectors of encoded images."""
-    return encoder.encode([decode_rgb(data, min_side=encoder.min_side) for data in images])
-
-
 def micro_average_precision(similarity: Floats, truth: NDArray[np.int64]) -> float:
-    """All (query, scene) pairs in one ranking by similarity: the mean, over true pairs, of the precision down to each.
+    """All (query, original) pairs in one ranking by similarity: the mean, over true ones, of the precision down to it.
 
-    Of every query the 20 most similar scenes are ranked; a true pair that is not among them counts 0.
+    Of every query the 20 most similar originals are ranked; a true pair that is not among them counts 0.
     """
     best = np.argsort(-similarity, axis=1)[:, :PAIRS_PER_QUERY]
     scores = np.take_along_axis(similarity, best, axis=1).ravel()
