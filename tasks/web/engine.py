@@ -2,17 +2,20 @@
 
 import asyncio
 import atexit
+import gc
 import queue
 import resource
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tasks.web.allocator import keep_freed_memory
 from tasks.web.client import Client
 from tasks.web.fetch import FetchConfig, Fetched, Fetcher, HopCheck
+from tasks.web.politeness import Turns
 from tasks.web.resolver import Answer, CheckedResolver, Lookup, parse_connect_to, system_lookup
 from tasks.web.urls import split_url
 
@@ -89,7 +92,7 @@ class Engine:
             hosts.setdefault(split_url(url).host, deque()).append((number, url))
         async with asyncio.TaskGroup() as group:
             for todo in hosts.values():
-                visit = _HostVisit(todo, self._fetcher, outbox.deliver)
+                visit = _HostVisit(todo, self._fetcher, outbox)
                 for _ in range(min(len(todo), self.config.concurrency_per_domain)):
                     group.create_task(visit.run())
 
@@ -112,13 +115,12 @@ class _Outbox:
     thread costs a system call. At most 256 results wait to be read."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop, self._unread = loop, asyncio.Semaphore(_MAX_UNREAD)
+        self._loop, self.room = loop, Turns(_MAX_UNREAD)
         self._ready: list[tuple[int, Fetched]] = []
         self._sent: queue.SimpleQueue[list[tuple[int, Fetched]] | None] = queue.SimpleQueue()
 
-    async def deliver(self, number: int, fetched: Fetched) -> None:
-        """In the loop."""
-        await self._unread.acquire()
+    def put(self, number: int, fetched: Fetched) -> None:
+        """For a turn of the `room`. In the loop."""
         self._ready.append((number, fetched))
         if len(self._ready) == 1:
             self._loop.call_soon(self._send)
@@ -140,25 +142,21 @@ class _Outbox:
             yield from results
             taken += len(results)
             if taken >= _READ_BATCH:
-                self._loop.call_soon_threadsafe(_release, self._unread, taken)
+                self._loop.call_soon_threadsafe(_give, self.room, taken)
                 taken = 0
 
 
 class _HostVisit:
     """One part's URLs of one host, in their order; several lanes take from it. A host that only fails is left."""
 
-    def __init__(
-        self,
-        todo: deque[tuple[int, str]],
-        fetcher: Fetcher,
-        deliver: Callable[[int, Fetched], Coroutine[Any, Any, None]],
-    ) -> None:
-        self._todo, self._fetcher, self._deliver = todo, fetcher, deliver
+    def __init__(self, todo: deque[tuple[int, str]], fetcher: Fetcher, outbox: _Outbox) -> None:
+        self._todo, self._fetcher, self._outbox = todo, fetcher, outbox
         self._failures, self._last_reason = 0, ""
         self._ends = asyncio.get_running_loop().time() + fetcher.config.max_host_seconds
 
     async def run(self) -> None:
         """One lane: URLs one after the other until none is left."""
+        outbox = self._outbox
         while self._todo:
             number, url = self._todo.popleft()
             fetched = self._given_up(url) or await self._fetcher.fetch(url)
@@ -166,7 +164,9 @@ class _HostVisit:
                 self._failures, self._last_reason = self._failures + 1, fetched.reason
             else:
                 self._failures = 0
-            await self._deliver(number, fetched)
+            if not outbox.room.try_take():
+                await outbox.room.take()
+            outbox.put(number, fetched)
 
     def _given_up(self, url: str) -> Fetched | None:
         limit = self._fetcher.config
@@ -177,9 +177,9 @@ class _HostVisit:
         return None
 
 
-def _release(semaphore: asyncio.Semaphore, times: int) -> None:
+def _give(turns: Turns, times: int) -> None:
     for _ in range(times):
-        semaphore.release()
+        turns.give()
 
 
 def _idle_connections(in_use: int) -> int:
@@ -197,6 +197,14 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+def _set_aside_what_is_there() -> None:
+    """Modules and models are looked through by every full collection of garbage, and a download's rows are objects
+    enough for one every 5,000 images: 14 us an image here. What is there before the first row is left out from now on.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 _engines: dict[str, Engine] = {}
 _engines_lock = threading.Lock()
 
@@ -206,6 +214,8 @@ def shared_engine(config: FetchConfig, policy_key: str, check_hop: HopCheck) -> 
     key = f"{config.model_dump_json()} {policy_key}"
     with _engines_lock:
         if key not in _engines:
+            keep_freed_memory()
+            _set_aside_what_is_there()
             _engines[key] = Engine(config, check_hop=check_hop)
             atexit.register(_engines[key].close)
         return _engines[key]

@@ -19,7 +19,7 @@ from tasks.web.addresses import why_private_host
 from tasks.web.client import Client
 from tasks.web.http import Headers, Limits, Refusal, Response, WantsBody
 from tasks.web.opt_out import robots_tag_opt_out, tdm_header_reserved
-from tasks.web.politeness import Gates
+from tasks.web.politeness import Gates, Turns
 from tasks.web.resolver import parse_connect_to, parse_nameserver
 from tasks.web.site_rules import PRODUCT, Retries, SiteRules
 from tasks.web.urls import UrlParts, canonical_url, registered_domain, split_url
@@ -147,7 +147,7 @@ class Fetcher:
 
     def __init__(self, client: Client, config: FetchConfig, *, verifiers: Executor, check_hop: HopCheck) -> None:
         self.config, self._client, self._verifiers, self._check_hop = config, client, verifiers, check_hop
-        self._slots = asyncio.Semaphore(config.concurrency)
+        self._slots = Turns(config.concurrency)
         self.gates = Gates(
             concurrency=config.concurrency_per_domain, requests_per_second=config.requests_per_second_per_domain
         )
@@ -227,13 +227,22 @@ class Fetcher:
             if wait > self.config.max_retry_after_seconds:
                 raise Refusal("rate_limited", f"{parts.host} wants no request for {wait:.0f} s")
             await asyncio.sleep(wait)
-        async with self.gates.of(registered_domain(parts.host)), self._slots:
+        gate, slots = self.gates.of(registered_domain(parts.host)), self._slots
+        if not gate.try_enter():
+            await gate.enter()
+        try:
+            if not slots.try_take():
+                await slots.take()
             try:
                 return await self._client.get(parts, limits, wants)
-            except Refusal as refusal:
-                if refusal.wait_seconds is not None:
-                    self.gates.pause(parts.host, refusal.wait_seconds)
-                raise
+            finally:
+                slots.give()
+        except Refusal as refusal:
+            if refusal.wait_seconds is not None:
+                self.gates.pause(parts.host, refusal.wait_seconds)
+            raise
+        finally:
+            gate.leave()
 
     def _wants_body(self, status: int, headers: Headers) -> bool:
         """Owners' wishes and the status, before a byte of the body is paid for."""

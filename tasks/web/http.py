@@ -5,10 +5,14 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar, overload
 
 MAX_HEADERS, MAX_HEADER_BYTES, MAX_HEAD_BYTES = 128, 8190, 64 << 10
 MAX_DRAINED_BYTES = 16 << 10
 """A body that nobody wants is read to its end when it is this short, since a new connection costs more."""
+
+
+Default = TypeVar("Default")
 
 
 class Refusal(Exception):
@@ -40,6 +44,20 @@ class Headers(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower()][0]
+
+    @overload
+    def get(self, name: str, /) -> str | None: ...
+    @overload
+    def get(self, name: str, /, default: str) -> str: ...
+    @overload
+    def get(self, name: str, /, default: Default) -> str | Default: ...
+    def get(self, name: str, /, default: Any = None) -> Any:
+        """Mapping's own asks by raising, and most fields that are asked for are not there."""
+        values = self._values.get(name.lower())
+        return default if values is None else values[0]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._values
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
