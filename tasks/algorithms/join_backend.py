@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from tasks.algorithms.blocks import Array, Rows
+from tasks.algorithms.devices import torch_device
 from tasks.algorithms.join_codes import encode
 from tasks.algorithms.join_device import TILE_ROWS, OnDevice, pairs_on_device, to_device
 from tasks.algorithms.join_edges import Cells, Edges
@@ -88,8 +89,5 @@ def backend_for(device: str) -> Backend:
 
     Raises ValueError for a device that torch does not have.
     """
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return Processor()
-    if device != "auto" and not (device.split(":")[0] == "cuda" and torch.cuda.is_available()):
-        raise ValueError(f"there is no device {device!r}: take 'auto', 'cpu', or 'cuda' where torch finds a GPU")
-    return Gpu("cuda" if device == "auto" else device)
+    found = torch_device(device)
+    return Processor() if found == "cpu" else Gpu(found)

@@ -62,7 +62,7 @@ class DeviceCentroids:
         best = torch.full((len(rows),), -torch.inf, device=rows.device)
         found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for first in range(0, len(self.low), _TILE_COLUMNS):
-            with _sums_in_float32():
+            with sums_in_float32():
                 tile = (low @ self.low[first : first + _TILE_COLUMNS].T).view(len(rows), -1, _GROUP)
             peaks = tile.amax(dim=2).float()
             best = torch.maximum(best, peaks.amax(dim=1))
@@ -92,7 +92,7 @@ class DeviceCentroids:
 
 
 @contextmanager
-def _sums_in_float32() -> Iterator[None]:
+def sums_in_float32() -> Iterator[None]:
     """Products of half precision add up in float32, as the bound supposes: cuBLAS is otherwise free to round parts."""
     settings = torch.backends.cuda.matmul
     before = settings.allow_fp16_reduced_precision_reduction, settings.allow_bf16_reduced_precision_reduction

@@ -6,7 +6,7 @@ without rounding, in any order: the similarity of two images is one number, what
 Equal similarities (as float32) come in the order of `ties`.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numba
 import numpy as np
@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 
 from tasks.algorithms.blocks import Array, Floats, Rows
+from tasks.algorithms.devices import torch_device
+from tasks.algorithms.neighbours_device import candidates_on_device
 
 _SPARE = 8  # candidates kept beyond the number asked for, so that rounding cannot cost one
 _QUERY_ROWS = 2048
@@ -43,19 +45,63 @@ class Asking(NamedTuple):
         return cls(np.searchsorted(cells[order], np.arange(num_cells + 1)).astype(np.int64), queries[order])
 
 
-def nearest(pool: Array, queries: Array, *, num: npt.ArrayLike, ties: Rows | None = None) -> Neighbours:
+class _Candidates(NamedTuple):
+    offsets: Rows  # [queries + 1]: slots of each query
+    rows: Rows  # [slots], -1: empty
+    approximate: Floats  # [slots], falling within a query
+    margin: Floats  # [queries]: by how much two products of a query may be in the wrong order
+
+
+class Finder(Protocol):
+    """What chooses candidates: of each query as many rows as it has slots, those with the largest products."""
+
+    def __call__(self, pool: Array, cells: Rows, queries: Floats, asking: Asking, slots: Rows) -> _Candidates:
+        """pool, cells, asking: as for `nearest_in_cells`; queries [queries, dim] float32; slots [queries]."""
+        ...
+
+
+def finder_for(device: str) -> Finder:
+    """That of "cpu", "cuda", "cuda:1", or of "auto": a GPU where torch has one. Raises ValueError for others."""
+    found = torch_device(device)
+    return _candidates if found == "cpu" else OnDevice(found)
+
+
+class OnDevice:
+    """Candidates by a GPU (or, slowly, for tests, the processor as if it were one)."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def __call__(self, pool: Array, cells: Rows, queries: Floats, asking: Asking, slots: Rows) -> _Candidates:
+        most = int(slots.max(initial=1))
+        found = candidates_on_device(pool, cells, queries, *asking, slots=most, device=self.device)
+        mine = np.arange(most) < slots[:, None]
+        return _Candidates(np.r_[0, np.cumsum(slots)], found.rows[mine], found.approximate[mine], found.margin)
+
+
+def nearest(
+    pool: Array, queries: Array, *, num: npt.ArrayLike, ties: Rows | None = None, finder: Finder | None = None
+) -> Neighbours:
     """The `num` (one number, or one per query) nearest rows of `pool` [rows, dim] to each query [queries, dim]."""
     asking = Asking(np.array([0, len(queries)]), np.arange(len(queries)))
-    return nearest_in_cells(pool, np.array([0, len(pool)]), queries, asking, num=num, ties=ties)
+    return nearest_in_cells(pool, np.array([0, len(pool)]), queries, asking, num=num, ties=ties, finder=finder)
 
 
 def nearest_in_cells(
-    pool: Array, cells: Rows, queries: Array, asking: Asking, *, num: npt.ArrayLike, ties: Rows | None = None
+    pool: Array,
+    cells: Rows,
+    queries: Array,
+    asking: Asking,
+    *,
+    num: npt.ArrayLike,
+    ties: Rows | None = None,
+    finder: Finder | None = None,
 ) -> Neighbours:
     """As `nearest`, but a query sees only the cells it looks into; rows of a cell stand together in `pool`.
 
     cells [cells + 1]: cell c is pool[cells[c] : cells[c + 1]]. ties [rows]: rank of each row among equals (default: its
-    place). Cost: 2 * dim operations per query and row of its cells. Memory: the float32 form of the queries and of one
+    place). finder: where products are made (default: the processor); it changes no neighbour of vectors of about unit
+    length. Cost: 2 * dim operations per query and row of its cells. Memory: the float32 form of the queries and of one
     cell's 2048 rows, 12 * (num + 8) bytes per query; 400 MB at most for queries among more equals than that. Raises
     ValueError for other dimensions and for values that are not finite.
     """
@@ -70,13 +116,13 @@ def nearest_in_cells(
         raise ValueError("a query has values that are not finite; an encoder that gave such is broken")
     todo = np.flatnonzero(wanted > 0)
     found: list[tuple[Rows, Neighbours]] = []
-    spare = _SPARE
+    find, spare = finder or _candidates, _SPARE
     while len(todo):
         left: list[Rows] = []
         batch = len(todo) if spare == _SPARE else max(1, _MOST_SLOTS // int(wanted.max() + spare))
         for some in (todo[start : start + batch] for start in range(0, len(todo), batch)):
-            best = _candidates(pool, cells, floats[some], _only(asking, some, len(queries)), wanted[some] + spare)
-            settled = _certain(best, wanted[some], _margin(floats[some], best.longest))
+            best = find(pool, cells, floats[some], _only(asking, some, len(queries)), wanted[some] + spare)
+            settled = _certain(best, wanted[some])
             part = _settled(best, pool, floats[some], places, wanted[some], settled)
             found.append((some[settled], part))
             left.append(some[~settled])
@@ -117,13 +163,6 @@ def recall_of(found: Neighbours, exact: Neighbours) -> tuple[int, int]:
     here = np.repeat(np.arange(len(found.offsets) - 1), np.diff(found.offsets))
     width = max(exact.rows.max(initial=0), found.rows.max(initial=0)) + 1
     return int(np.isin(there * width + exact.rows, here * width + found.rows).sum()), len(exact.rows)
-
-
-class _Candidates(NamedTuple):
-    offsets: Rows  # [queries + 1]: slots of each query
-    rows: Rows  # [slots], -1: empty
-    approximate: Floats  # [slots], falling within a query
-    longest: float  # length of the longest vector that was looked at
 
 
 def _margin(queries: Floats, longest: float) -> Floats:
@@ -169,7 +208,7 @@ def _candidates(pool: Array, cells: Rows, queries: Floats, asking: Asking, slots
                 _offer(queries[some] @ block.T, start, some, offsets, rows, approximate)
     if not np.isfinite(longest):
         raise ValueError("a vector of the pool has values that are not finite; an encoder that gave such is broken")
-    return _Candidates(offsets, rows, approximate, float(longest) ** 0.5)
+    return _Candidates(offsets, rows, approximate, _margin(queries, float(longest) ** 0.5))
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})  # type: ignore[untyped-decorator]
@@ -195,11 +234,11 @@ def _offer(products: Floats, first: int, asking: Rows, offsets: Rows, rows: Rows
                     approximate[slot], rows[slot] = product, first + j
 
 
-def _certain(best: _Candidates, wanted: Rows, margin: Floats) -> npt.NDArray[np.bool_]:
+def _certain(best: _Candidates, wanted: Rows) -> npt.NDArray[np.bool_]:
     """Queries none of whose neighbours can be outside their slots: the last slot is empty, or clearly too far."""
     last = best.approximate[best.offsets[1:] - 1]
     worst_wanted = best.approximate[best.offsets[:-1] + wanted - 1]
-    return np.asarray(np.isneginf(last) | (last < worst_wanted - margin))
+    return np.asarray(np.isneginf(last) | (last < worst_wanted - best.margin))
 
 
 def _settled(

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from storage.tables import write_table
 from storage.vectors import read_array
-from tasks.algorithms.neighbours import nearest
+from tasks.algorithms.neighbours import finder_for, nearest
 from tasks.algorithms.sampling import Keys, id_keys
 from tasks.retrieval.part_chunks import Chunk
 from tasks.retrieval.rules import Retrieve, SourceMode, modes_of
@@ -81,7 +81,8 @@ def write_queries(
     depth = np.where(inspect, np.maximum(searched, config.inspect_neighbours), searched)
     probes = np.where((depth > 0) & (not exact), config.num_probes, 1)
     places = np.asarray(read_array(centroids), dtype=np.float16)  # float16: products of these are exact
-    near = nearest(places, vectors, num=np.minimum(probes, len(places)))
+    finder = finder_for(config.efficiency.device)
+    near = nearest(places, vectors, num=np.minimum(probes, len(places)), finder=finder)
     table = pa.table(
         {
             "query": np.arange(chunk.first_row, chunk.first_row + len(ids)),

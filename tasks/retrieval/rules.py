@@ -29,10 +29,18 @@ class SourceRule(StageConfig):
     """Images that `cluster` may bring in all."""
 
 
+class SearchEfficiency(StageConfig):
+    """What may change the speed of the search and never its result."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where workers make the products that choose candidates; auto: on a GPU where there is one. The neighbours are
+    the same to the last bit."""
+
+
 class Retrieve(StageConfig):
     """How much of the pool the curated sources bring in."""
 
-    NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = frozenset({"min_recall"})
+    NOT_IN_FINGERPRINT: ClassVar[frozenset[str]] = frozenset({"min_recall", "efficiency"})
 
     rules: tuple[SourceRule, ...] = ()
     """Sources with a rule of their own; any other takes `sample` when it is large and `cluster` when it is not."""
@@ -66,6 +74,8 @@ class Retrieve(StageConfig):
     """Images of the pool that a task holds (1,280 dimensions: 1 GB, and as much again while it sorts)."""
     queries_per_task: Annotated[int, Field(ge=1)] = 65_536
     """Queries that a task holds; also how the files queries-* and neighbours-* are cut."""
+    efficiency: SearchEfficiency = SearchEfficiency()
+    """What may change the speed."""
 
 
 class UnknownSource(ValueError):

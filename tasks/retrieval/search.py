@@ -23,7 +23,16 @@ from storage.filesystem import join
 from storage.tables import read_table, write_table
 from storage.vectors import Vectors, read_array
 from tasks.algorithms.blocks import Rows
-from tasks.algorithms.neighbours import Asking, Neighbours, first_of_each, id_words, nearest, nearest_in_cells, ranks
+from tasks.algorithms.neighbours import (
+    Asking,
+    Neighbours,
+    finder_for,
+    first_of_each,
+    id_words,
+    nearest,
+    nearest_in_cells,
+    ranks,
+)
 from tasks.algorithms.neighbours import with_equals as by_similarity
 from tasks.retrieval.part_chunks import Chunk, Ids, bytes_of, concatenated, strings_of
 from tasks.retrieval.rules import SourceMode
@@ -105,30 +114,38 @@ def sort_by_cell(part: CellChunk, out: str, *, positions: str, asked: str, which
 
 
 def search_cells(
-    group: tuple[int, int], out: str, *, runs: Sequence[str], blocks: Blocks, which: Pass, queries_per_task: int
+    group: tuple[int, int],
+    out: str,
+    *,
+    runs: Sequence[str],
+    blocks: Blocks,
+    which: Pass,
+    queries_per_task: int,
+    device: str,
 ) -> Outcome:
     """Images of the cells at positions group[0]..group[1] compared with the queries that look there: a run by block."""
     columns, cells = gather_groups(runs, ("vectors", "ids", "rows"), *group)
     order = np.argsort(cells, kind="stable")
     vectors, ids, rows = columns["vectors"][order], columns["ids"][order], columns["rows"][order]
     bounds = np.searchsorted(cells[order], np.arange(group[1] - group[0] + 1)).astype(np.int64)
-    ties = _rank(ids)
+    ties, finder = _rank(ids), finder_for(device)
     found: list[tuple[Rows, Neighbours]] = []
     for pairs in _asking(group, blocks, which, queries_per_task) if len(rows) else ():
         queries, number = np.unique(pairs.query, return_inverse=True)
         depth = np.zeros(len(queries), dtype=np.int64)
         depth[number] = pairs.depth
         asking = Asking.of(pairs.cell, number, len(bounds) - 1)
-        near = nearest_in_cells(vectors, bounds, blocks.vectors.take(queries), asking, num=depth, ties=ties)
+        asked = blocks.vectors.take(queries)
+        near = nearest_in_cells(vectors, bounds, asked, asking, num=depth, ties=ties, finder=finder)
         found.append((queries, near))
     return _write_candidates(out, found, ids, rows, blocks)
 
 
-def scan(chunk: Chunk, out: str, *, blocks: Blocks, which: Pass) -> Outcome:
+def scan(chunk: Chunk, out: str, *, blocks: Blocks, which: Pass, device: str) -> Outcome:
     """What the images of one chunk are to all queries that take part: a run by block."""
     here = which.images(chunk.first_row, chunk.num_rows)
     vectors, ids = chunk.vectors(here), chunk.ids()[here]
-    ties = _rank(ids)
+    ties, finder = _rank(ids), finder_for(device)
     found: list[tuple[Rows, Neighbours]] = []
     for block, table in enumerate(blocks.tables if len(here) else ()):
         columns = read_table(table, ["depth", "recall"])
@@ -139,7 +156,8 @@ def scan(chunk: Chunk, out: str, *, blocks: Blocks, which: Pass) -> Outcome:
         places = places[which.selects(block, places)]
         depth = np.asarray(columns["depth"].to_numpy())[places]
         queries = places + blocks.starts[block]
-        found.append((queries, nearest(vectors, blocks.vectors.take(queries), num=depth, ties=ties)))
+        near = nearest(vectors, blocks.vectors.take(queries), num=depth, ties=ties, finder=finder)
+        found.append((queries, near))
     return _write_candidates(out, found, ids, here + chunk.first_row, blocks)
 
 

@@ -152,9 +152,8 @@ class Work:
         """Runs of candidates, by block of queries."""
         if self.exact or which.column == "recall":
             chunks = [part.chunk for part in self.chunks]
-            return runs_of(
-                self.stage.directory, self.map(f"scan-{which.name}", scan, chunks, blocks=self.blocks, which=which)
-            )
+            common: dict[str, Any] = {"blocks": self.blocks, "which": which, "device": self.config.efficiency.device}
+            return runs_of(self.stage.directory, self.map(f"scan-{which.name}", scan, chunks, **common))
         asked = _asked(self.blocks, which, self.num_clusters)
         groups = [group for group in self.groups if asked[slice(*group)].any()]
         if not groups:
@@ -163,7 +162,12 @@ class Work:
         plain = {"positions": self.positions, "asked": path, "which": which}
         sorted_by_cell = self.map(f"cells-{which.name}", sort_by_cell, self.chunks, **plain)
         runs = runs_of(self.stage.directory, sorted_by_cell)
-        more = {"blocks": self.blocks, "which": which, "queries_per_task": self.config.queries_per_task}
+        more = {
+            "blocks": self.blocks,
+            "which": which,
+            "queries_per_task": self.config.queries_per_task,
+            "device": self.config.efficiency.device,
+        }
         return runs_of(self.stage.directory, self.map(f"found-{which.name}", search_cells, groups, runs=runs, **more))
 
 

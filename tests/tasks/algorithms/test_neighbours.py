@@ -2,10 +2,22 @@
 
 import numpy as np
 import pytest
+import torch
 
+from tasks.algorithms import neighbours_device
 from tasks.algorithms.blocks import InMemory
 from tasks.algorithms.kmeans import assign, fit_kmeans
-from tasks.algorithms.neighbours import Asking, Neighbours, id_words, nearest, nearest_in_cells, ranks, recall_of
+from tasks.algorithms.neighbours import (
+    Asking,
+    Neighbours,
+    OnDevice,
+    finder_for,
+    id_words,
+    nearest,
+    nearest_in_cells,
+    ranks,
+    recall_of,
+)
 
 
 def unit(num_rows: int, seed: int, dim: int = 20) -> np.ndarray:
@@ -32,6 +44,40 @@ def assert_same(found: Neighbours, expected: Neighbours) -> None:
 def test_the_search_is_brute_force(num_pool: int, num_queries: int) -> None:
     pool, queries = unit(num_pool, 0), unit(num_queries, 1)
     assert_same(nearest(pool, queries, num=5), brute_force(pool, queries, 5))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_the_form_for_a_gpu_finds_the_same_neighbours_to_the_last_bit(
+    dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among near-equals, copies, cells of one row and of none, numbers of their own; blocks that end anywhere."""
+    monkeypatch.setattr(neighbours_device, "_POOL_ROWS", 130)
+    monkeypatch.setattr(neighbours_device, "_QUERY_ROWS", 20)
+    random = np.random.default_rng(3)
+    pool = np.concatenate([unit(700, 0, dim=40), np.repeat(unit(1, 5, dim=40), 150, axis=0), unit(30, 6, dim=40)])
+    pool = random.permutation((pool + 0.001 * (random.random(pool.shape) < 0.01)).astype(dtype))
+    queries = np.concatenate([unit(50, 1, dim=40), pool[:9].astype(np.float16)]).astype(dtype)
+    bounds = np.array([0, 300, 300, 301, 640, 880])
+    cell, query = np.nonzero(random.random((5, len(queries))) < 0.7)
+    asking, num = Asking.of(cell, query, 5), random.integers(0, 12, len(queries))
+    ties = random.permutation(len(pool))
+    one, other = (
+        nearest_in_cells(pool, bounds, queries, asking, num=num, ties=ties, finder=finder)
+        for finder in (OnDevice("cpu"), finder_for("cpu"))
+    )
+    assert_same(one, other)
+    pool[150, 3] = np.nan
+    with pytest.raises(ValueError, match="vector of the pool has values that are not finite"):
+        nearest(pool, queries, num=1, finder=OnDevice("cpu"))
+    with pytest.raises(ValueError, match="take 'auto', 'cpu'"):
+        finder_for("tpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_finds_the_neighbours_that_the_processor_finds() -> None:
+    pool, queries = unit(70_000, 0, dim=384), unit(6000, 1, dim=384)
+    assert_same(nearest(pool, queries, num=5, finder=finder_for("cuda")), nearest(pool, queries, num=5))
 
 
 def test_the_order_of_the_pool_changes_neither_images_nor_similarities() -> None:
