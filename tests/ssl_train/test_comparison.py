@@ -11,6 +11,7 @@ from ssl_train.studies import comparison
 from ssl_train.studies.comparison import (
     BACKBONES,
     BATCH_IMAGES,
+    MARGIN,
     MASKED,
     METHODS,
     NAMES,
@@ -39,9 +40,9 @@ def test_every_pair_is_a_sound_run_on_the_common_terms(method: str, backbone: st
 
 def test_the_table_has_a_line_for_every_run() -> None:
     scores = {"knn": 50.0, "linear": 60.0}
-    runs = [{"method": m, "backbone": b, "before": scores, "after": scores, "seconds": 1.0} for m, b in ALL]
-    lines = as_markdown(runs, set_name="digits", steps=7).splitlines()
-    assert len(lines) == 6 + len(ALL)
+    common = {"before": scores, "after": scores, "seconds": 1.0, "steps": 7}
+    lines = as_markdown([{"method": m, "backbone": b, **common} for m, b in ALL], set_name="digits").splitlines()
+    assert len(lines) == 8 + len(ALL)
     assert all(any(f"| {m} | {NAMES[b]} |" in line for line in lines) for m, b in ALL)
 
 
@@ -52,16 +53,16 @@ ASKED = ["--methods", "byol", "simclr", "--backbones", "vit", "resnet"]
 class Counted:
     """In place of training: what was asked for, and a run that dies."""
 
-    def __init__(self, dies_at: int = 99) -> None:
+    def __init__(self, dies_at: int = 99, knn: float = 50.0 + MARGIN) -> None:
         self.asked: list[tuple[str, str]] = []
-        self.dies_at = dies_at
+        self.dies_at, self.knn = dies_at, knn
 
     def __call__(self, config: TrainConfig, data: Path, untrained: comparison.Scores) -> dict[str, Any]:
         if len(self.asked) == self.dies_at:
             raise KeyboardInterrupt
         self.asked.append((config.method.kind, config.model.kind))
-        scores = {"knn": 50.0, "linear": 60.0}
-        return {"before": scores, "after": scores, "seconds": 1.0}
+        before, after = ({"knn": knn, "linear": 60.0} for knn in (50.0, self.knn))
+        return {"before": before, "after": after, "seconds": 1.0}
 
 
 def studied(out: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -90,11 +91,16 @@ def test_a_study_that_dies_goes_on_where_it_was_and_runs_again_only_what_has_cha
     assert written(tmp_path) == FEW  # what was not asked for stays
 
 
-def test_one_table_has_one_number_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vit_that_gains_too_little_is_a_missed_margin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     one = ["--methods", "byol", "--backbones", "vit"]
-    assert studied(tmp_path, Counted(), monkeypatch, "--methods", "byol", "--backbones", "vit", "resnet") == 0
-    assert studied(tmp_path, Counted(), monkeypatch, *one, "--steps", "7") == 0
-    assert written(tmp_path) == FEW[:1]
+    assert studied(tmp_path / "a", Counted(knn=50.0 + MARGIN), monkeypatch, *one) == 0
+    assert studied(tmp_path / "b", Counted(knn=49.9 + MARGIN), monkeypatch, *one) == 1
+    assert studied(tmp_path / "c", Counted(knn=0.0), monkeypatch, "--methods", "byol", "--backbones", "resnet") == 0
+    assert studied(tmp_path / "d", Counted(knn=0.0), monkeypatch, "--methods", "supervised", "--backbones", "vit") == 0
+    assert f"byol {MARGIN - 0.1:+.1f} miss it" in capsys.readouterr().out
+    assert f"byol {MARGIN:+.1f} reach it" in (tmp_path / "a" / "README.md").read_text()
 
 
 def test_a_study_out_of_time_says_how_many_pairs_are_left(
