@@ -11,7 +11,7 @@ from bench.self_join import Truth, true_pairs
 from storage.layout import Layout
 from storage.manifest import load_manifest
 from tasks.algorithms.kmeans_nearest import Centroids
-from tasks.copy_graph import Cells, CopyGraph
+from tasks.copy_graph import Cells, CopyGraph, Exact
 
 
 def test_the_stages_bench_reads_recall_from_the_published_edges(layout: Layout) -> None:
@@ -24,6 +24,9 @@ def test_the_stages_bench_reads_recall_from_the_published_edges(layout: Layout) 
     made, truth = load_manifest(found["folder"]), true_pairs(vectors, 100)
     checked = graph_stage.recall_of_edges(made, truth, len(vectors))
     assert checked["recall_of_published_edges"] > 0.9
+    exact = CopyGraph(method=Exact(), min_recall=0.0).model_dump(mode="json")
+    whole = load_manifest(graph_stage.graph(layout.root, described.directory, exact)["folder"])
+    assert graph_stage.recall_of_edges(whole, truth, len(vectors))["recall_of_published_edges"] == 1.0
     everywhere = Truth(np.array([0, 5]), np.array([1, 7]), np.array([True, False]))
     assert graph_stage.recall_of_edges(made, everywhere, len(vectors))["true_pairs_checked"] == 1
     dedup = graph_stage.deduplicated(layout.root, described.directory, found["folder"])
