@@ -117,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=300_000)
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=["cells"])
-    parser.add_argument("--sample", type=int, default=500, help="images whose true pairs are found by brute force")
+    parser.add_argument("--sample", type=int, default=1000, help="images whose true pairs are found by brute force")
     parser.add_argument("--name", default="graph_stage")
     options = parser.parse_args()
     about = {"machine": machine(), "vectors": "bench/clustered_vectors.py, float16, seed 0"}

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.layout import Layout
+from storage.samples import SampleWriter
 from storage.tables import read_table, table_from_rows
 from tasks.download import SCHEMA as DOWNLOADED
+from tasks.hash_dedup import HashDedup, hash_dedup
 from tasks.removal.ledger import (
     BadEntry,
     DamagedLedger,
@@ -28,8 +30,9 @@ from tasks.removal.ledger import (
     split_removed,
 )
 from tasks.web.urls import name_url
+from tests.helpers import jpeg
 from tests.tasks.image_stages import verdicts
-from tests.tasks.removal_runs import record, stage_of
+from tests.tasks.removal_runs import id_of, record, run, stage_of, url_of
 
 TODAY = {"reason": "the owner asked", "date": "2026-11-22"}
 
@@ -173,6 +176,34 @@ def test_the_stage_drops_by_what_only_an_earlier_stage_knows(tmp_path: Path) -> 
     assert details == [None, f"sha256:{rows[4]['sha256']}", f"url:{rows[5]['url']}"]
     again = drop_removed.fn(images, Ledger(ledger.entries[:1]), layout, "merge", history={"download": past})
     assert (again.fingerprint != kept.fingerprint, again.rows_kept) == (True, 5)
+
+
+def test_a_picture_named_by_a_hash_alone_is_fetched_again_by_a_later_crawl_and_does_not_come_in(tmp_path: Path) -> None:
+    before = run(tmp_path)
+    layout = before.layout
+    hashes = {
+        row["id"]: row["hash"] for path in before.hashed.paths(".parquet") for row in read_table(path).to_pylist()
+    }
+    sha256, md5 = hashlib.sha256(jpeg(3)).hexdigest(), hashlib.md5(jpeg(4), usedforsecurity=False).hexdigest()
+    append_entries(layout, entries_of(hashes=[sha256, md5, hashes[id_of(5)]], **TODAY))
+    ledger = load_ledger(layout)
+    crawl = {url_of(3): 3, "http://mirror.test/3.jpg": 3, "http://c.test/x.jpg": 4, "http://c.test/y.jpg": 5}
+    crawl["http://c.test/new.jpg"] = 900
+    urls = stage_of(layout, "urls", [table_from_rows([record(url) | {"sha256": None} for url in crawl], DOWNLOADED)])
+    assert drop_removed.fn(urls, ledger, layout, "keep_urls").rows_kept == 5  # all are fetched
+    tar = f"{layout.stage('later', '0')}.tar"
+    with SampleWriter(tar) as writer:
+        rows = []
+        for number, (url, picture) in enumerate(crawl.items()):
+            offset, size = writer.add(f"{number}", {"jpg": jpeg(picture)})["jpg"]
+            place = {"image_file": layout.relative(tar), "image_offset": offset, "image_bytes": size}
+            rows.append(record(url, jpeg(picture), width=96, height=96, format="JPEG", **place))
+    fetched = stage_of(layout, "later", [table_from_rows(rows, DOWNLOADED)])
+    distinct = hash_dedup.fn(fetched, HashDedup(method="phash"), layout)
+    images = drop_removed.fn(distinct, ledger, layout, "remaining", history={"download": fetched})
+    kept = [id_ for id_, reason in verdicts(images).items() if reason is None]
+    assert kept == [name_url("http://c.test/new.jpg").id]
+    assert sum(reason == "removed" for reason in verdicts(images).values()) == 3
 
 
 def test_an_empty_ledger_drops_nothing() -> None:
