@@ -2,15 +2,21 @@
 
 Ours examines the stage's batches of decoded arrays; the peer's `NudeDetector.detect` takes one image at a time (an
 array, so that neither decodes) and sorts out its boxes in Python. Their detections are compared: equal labels, scores
-within 0.01. With a GPU (onnxruntime-gpu) a second row runs NSFW and faces together there.
+within 0.01. With a GPU (pip install onnxruntime-gpu instead of onnxruntime) a second row runs NSFW and faces together
+there, images per second of the clock: as many processes side by side as a node's GPU has cores (`--processes`; each
+prepares its own batches, one GPU serves all), as the stage's parts are. `--gpu-row-on-cpu` runs that row without one,
+to see that it runs: its figure then says nothing.
 
-    python -m bench.nsfw [--images 300] [--repeats 3]
+    python -m bench.nsfw [--images 300] [--repeats 3] [--processes 16]
 """
 
 import argparse
+import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -20,7 +26,7 @@ from nudenet import NudeDetector
 from bench.measure import machine, save
 from examples.sample_web.concepts import CONCEPTS, render_scene
 from storage.images import Pixels
-from tasks.filters import Faces, Nsfw, Picture
+from tasks.filters import BuiltFilter, Faces, Nsfw, Picture
 from tasks.filters.nudenet import Nudenet
 
 WANTED, WANTED_GPU = 1.3, 1500.0
@@ -42,14 +48,15 @@ def photographs(count: int) -> list[Pixels]:
     return pictures
 
 
-def rate(work: Callable[[], object], images: int, repeats: int) -> float:
-    """Images per second of processor, the median."""
-    seconds = []
+def rates_of(works: Mapping[str, Callable[[], object]], images: int, repeats: int) -> dict[str, float]:
+    """Images per second of processor, by turns, the medians."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
-        started = time.process_time()
-        work()
-        seconds.append(time.process_time() - started)
-    return images / statistics.median(seconds)
+        for name, work in works.items():
+            started = time.process_time()
+            work()
+            seconds[name].append(time.process_time() - started)
+    return {name: images / statistics.median(spent) for name, spent in seconds.items()}
 
 
 def peer() -> NudeDetector:
@@ -75,29 +82,45 @@ def disagreements(ours: Nudenet, theirs: NudeDetector, pictures: Sequence[Pixels
     return wrong
 
 
-def on_gpu(pictures: Sequence[Pixels], repeats: int) -> float | None:
-    """NSFW and faces together, images per second by the clock; None without a GPU."""
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return None
-    filters = [Nsfw().build(), Faces().build()]
+def examined(number: int, images: int, repeats: int, barrier: Any) -> tuple[float, float]:
+    """One process of the GPU row: its models warm, NSFW and faces on its share; the clock at its start and end."""
+    pictures = photographs(images)
+    filters: list[BuiltFilter] = [Nsfw().build(), Faces().build()]
     batches = [
         [Picture(one, one.shape[1], one.shape[0]) for one in pictures[at : at + _BATCH]]
         for at in range(0, len(pictures), _BATCH)
     ]
-    seconds = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
+    for one in filters:
+        one.examine(batches[number % len(batches)])
+    barrier.wait()
+    started = time.time()
+    for _ in range(repeats):
         for batch in batches:
             for one in filters:
                 one.examine(batch)
-        seconds.append(time.perf_counter() - started)
-    return len(pictures) / statistics.median(seconds[1:])
+    return started, time.time()
+
+
+def on_gpu(images: int, repeats: int, processes: int, *, anyway: bool = False) -> float | None:
+    """NSFW and faces together, images per second by the clock over all processes; None without a GPU."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() and not anyway:
+        return None
+    context = get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(processes, mp_context=context) as pool:
+        barrier = manager.Barrier(processes)
+        share = -(-images // processes)
+        running = [pool.submit(examined, number, share, repeats, barrier) for number in range(processes)]
+        spans = [one.result() for one in running]
+    seconds = max(end for _, end in spans) - min(start for start, _ in spans)
+    return share * processes * repeats / seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--gpu-row-on-cpu", action="store_true")
     asked = parser.parse_args()
     pictures = photographs(asked.images)
     ours, theirs = Nudenet(), peer()
@@ -107,10 +130,8 @@ def main() -> None:
         for at in range(0, len(pictures), _BATCH):
             ours.detect(pictures[at : at + _BATCH])
 
-    rates = {
-        "ours": rate(in_batches, len(pictures), asked.repeats),
-        "nudenet": rate(lambda: [theirs.detect(picture) for picture in pictures], len(pictures), asked.repeats),
-    }
+    works = {"ours": in_batches, "nudenet": lambda: [theirs.detect(picture) for picture in pictures]}
+    rates = rates_of(works, len(pictures), asked.repeats)
     content: dict[str, Any] = {
         "machine": machine(),
         "images": asked.images,
@@ -118,7 +139,8 @@ def main() -> None:
         "times": round(rates["ours"] / rates["nudenet"], 2),
         "wanted": WANTED,
         "disagreements_of_50": wrong,
-        "gpu_images_per_second": on_gpu(pictures, asked.repeats),
+        "gpu_images_per_second": on_gpu(asked.images, asked.repeats, asked.processes, anyway=asked.gpu_row_on_cpu),
+        "gpu_processes": asked.processes,
         "gpu_wanted": WANTED_GPU,
     }
     print(content)
