@@ -68,15 +68,17 @@ def find_spikes(points: Sequence[Point]) -> list[Spike]:
 
     A point is one if it is FACTOR times the median of the WINDOW points around it, and stands out of their logarithms
     by DEVIATIONS robust standard deviations: neither a slope nor noise is a spike. Numbers that are not finite are
-    spikes without end; points that follow each other are one. Of fewer than ENOUGH points nothing is said.
+    spikes without end; points that follow each other are one. A curve that begins high and falls has not leapt: its
+    first points are no spike. Of fewer than ENOUGH points nothing is said.
     """
     usable = [value for _, value in points if math.isfinite(value) and value > 0]
     if len(usable) < ENOUGH:
         return []
-    spikes, last = list[Spike](), -2
+    spikes, last, has_been_usual = list[Spike](), -2, False
     for place, (step, value) in enumerate(points):
         usual, limit = _usual(points, place)
-        if math.isfinite(value) and value <= limit:
+        if math.isfinite(value) and (value <= limit or not has_been_usual):
+            has_been_usual |= value <= limit
             continue
         spike = Spike(step, value if math.isfinite(value) else math.inf, usual)
         if place != last + 1:

@@ -50,9 +50,10 @@ def test_neighbouring_points_are_one_spike_the_highest_of_them() -> None:
         noisy(500, 0.5),  # noise
         [1.0] * 50 + [10.0] * 50,  # a new level that stays
         [1.0, 1.0, 50.0],  # too few to say
+        [200.0, 160.0, 26.0, *noisy(100, 0.1)],  # a beginning
         [],
     ],
-    ids=["flat", "slope", "noise", "level", "few", "none"],
+    ids=["flat", "slope", "noise", "level", "few", "beginning", "none"],
 )
 def test_neither_slopes_nor_noise_nor_a_new_level_are_spikes(values: list[float]) -> None:
     assert find_spikes(curve(values)) == []
