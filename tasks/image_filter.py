@@ -2,7 +2,7 @@
 
 Used twice: `screen` with [Geometry] before deduplication, `safety` with [Nsfw, Faces] after it. What hash deduplication
 compares is made in passing (`hashes`). An image that a filter changes (a face was blurred) gets a new file in the
-stage's own tar; the file as it came stays where download put it.
+stage's own tar; the file as it came is overwritten where download put it, unless `keep_unblurred` (`tasks.originals`).
 
 With `ahead`, `screen` lets the filters of `safety` look at the same array and stores what they say, in full, for every
 image that it keeps: `safety` (`seen`) then takes the rows of those that deduplication left, and decodes nothing. The
@@ -15,7 +15,7 @@ Cost: linear in images. Memory: one batch of decoded images (64 megapixels, or o
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Annotated, Any
 
@@ -32,6 +32,7 @@ from tasks.filters import Filter
 from tasks.filters.judge import Judge
 from tasks.filters.pictures import batches, widest
 from tasks.hashing.looks import DECODED_SIDE, PREFIX, Kind, Looks, beside, luma
+from tasks.originals import erase_originals
 from tasks.stage import Outcome, Stage, stage_task
 
 VERSION = 2
@@ -47,6 +48,9 @@ class ImageFilter(StageConfig):
 
     filters: Annotated[tuple[Filter, ...], Field(min_length=1)]
     """The filters."""
+    keep_unblurred: bool = False
+    """Keep the files of images that a filter has changed (blurred) as they came, too. Otherwise the changed image takes
+    their place in the download's tar once the stage is done, and copies of it that were dropped become zeros."""
 
 
 @stage_task(name="filter_images", task_run_name="{name}")
@@ -79,12 +83,20 @@ def filter_images(
     if stage.finished:
         return stage.reuse()
     if seen is not None:
-        return stage.publish(stage.map(take_part, _seen_work(images, seen, config)))
+        taken = stage.map(take_part, _seen_work(images, seen, config))
+        return stage.publish([*taken, *([] if config.keep_unblurred else erase_originals(stage, images, taken))])
     for plug in (*config.filters, *(ahead.filters if ahead else ())):
         plug.build()  # a missing model is said once, here, and not by every part
     parts = images.paths(".parquet")
     outcomes = stage.map(filter_part, parts, config=config, root=layout.root, hashes=hashes, ahead=ahead)
-    return stage.publish(outcomes)
+    if config.keep_unblurred or not any(path.endswith(".tar") for path in _files(outcomes)):
+        return stage.publish(outcomes)
+    return stage.publish([*outcomes, *erase_originals(stage, images, outcomes)])
+
+
+def _files(outcomes: Sequence[Outcome]) -> list[str]:
+    """The files of the stage's own parts."""
+    return [entry.path for one in outcomes for entry in one.files if entry.path.startswith("part-")]
 
 
 def filter_part(

@@ -3,6 +3,7 @@
 Memory: one batch of decoded images (64 megapixels, or one larger image).
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -83,4 +84,6 @@ def _decoded(row: Row, layout: Layout, min_side: int | None) -> Item:
     except ImageError as error:
         row |= {"drop": error.reason, "detail": error.detail}
         return Item(row)
+    if data.endswith(b"\0"):  # no file's own end: tasks.originals has put a changed image here
+        row["sha256"] = hashlib.sha256(data).hexdigest()
     return Item(row, data, Picture(pixels, row["width"], row["height"]), pixels)

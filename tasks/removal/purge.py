@@ -31,21 +31,20 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.core import url_to_fs
 
-from storage.filesystem import file_sha256, is_url, join, open_read, write_atomic
+from storage.filesystem import file_sha256, is_url, join
 from storage.layout import Layout
 from storage.manifest import FileEntry, Manifest, load_manifest, save_manifest
+from storage.overwrite import Place, overwrite
 from storage.tables import read_table, write_table
 from tasks.removal.ledger import REMOVED, Ledger
 from tasks.removal.plan import PurgePlan, Removed, is_below, is_for_later, plan_purge
 
 _MARK = "-removed-"
-_COPY_BYTES = 1 << 20
 
 
 def purge(layout: Layout, keep: Sequence[Manifest], ledger: Ledger) -> PurgePlan:
@@ -64,27 +63,9 @@ def purge(layout: Layout, keep: Sequence[Manifest], ledger: Ledger) -> PurgePlan
     return plan
 
 
-def zero_places(tar: str, places: Sequence[tuple[int, int]]) -> None:
-    """The tar again, these (offset, bytes) of it zeros, in place of the old one; nothing is written if they are."""
-    with open_read(tar) as old:
-        if all(_is_zero(old, offset, size) for offset, size in places):
-            return
-        old.seek(0)
-        position = 0
-        with write_atomic(tar) as new:
-            while block := old.read(_COPY_BYTES):
-                data = bytearray(block)
-                for offset, size in places:
-                    low, high = max(offset - position, 0), min(offset + size - position, len(data))
-                    if low < high:
-                        data[low:high] = bytes(high - low)
-                new.write(data)
-                position += len(block)
-
-
-def _is_zero(file: Any, offset: int, size: int) -> bool:
-    file.seek(offset)
-    return not any(file.read(size))
+def zero_places(tar: str, places: Sequence[Place]) -> None:
+    """The tar again, these places of it zeros, in place of the old one; nothing is written if they are."""
+    overwrite(tar, places, lambda place: bytes(place[1]))
 
 
 def _rewrite_manifest(folder: str, plan: PurgePlan) -> None:

@@ -26,7 +26,7 @@ from tests.tasks.image_stages import downloaded, rows_of, verdicts
 
 SCREEN = ImageFilter(filters=(Geometry(),))
 # NudeNet takes about one in a hundred of the smooth scenes for skin, at up to 0.63.
-SAFETY = ImageFilter(filters=(Nsfw(thresholds={"FEMALE_BREAST_EXPOSED": 0.8}), Faces()))
+SAFETY = ImageFilter(filters=(Nsfw(thresholds={"FEMALE_BREAST_EXPOSED": 0.8}), Faces()), keep_unblurred=True)
 
 
 def _png(pixels: np.ndarray) -> bytes:
