@@ -6,7 +6,8 @@ those with each benchmark are stages of their own (`link_benchmark`), so that a 
 At so low a threshold chains of loosely similar images may tie a large part of the pool to one reference: an alarm
 names it, and a cut (by option; the paper has none) keeps what is directly similar to a reference from taking along what
 is not similar to anything in particular.
-Memory: 22 bytes per image of the pool (1.2 billion: 27 GB; no more with the cut), 33 per reference.
+Memory: 13 bytes per image of the pool (1.2 billion: 16 GB; 21 with the cut), 33 per reference, and a batch of a million
+rows.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from storage.vectors import read_array, write_array
 from tasks.config import StageConfig
 from tasks.copy_graph import graph_edges
 from tasks.graph.chain_cut import Cut
+from tasks.graph.scratch import load_array, sweep
 from tasks.leaks.borderline import BORDERLINE, write_borderline
 from tasks.leaks.judge import LeakJudge, PartLeaks
 from tasks.leaks.links import LinkJoin
@@ -89,6 +91,7 @@ def relative_dedup(
     roles |= {f"links_{number:03d}": one for number, one in enumerate(sorted(links, key=_reference))}
     stage = Stage("relative_dedup", version=VERSION, config=config, inputs=roles, layout=layout)
     if stage.finished:
+        sweep(stage)
         return stage.reuse()
     check_pool(described, unique, graph)
     pairs = partial(graph_edges, graph, config.threshold)
@@ -107,11 +110,13 @@ def relative_dedup(
     judge.read(pairs, links, described)
     files = [write_array(stage.path(IDS), judge.ids), write_array(stage.path(NAMES), judge.name_of)]
     where = {"ids": stage.path(IDS), "name_of": stage.path(NAMES)}
-    outcomes = stage.map(judge_part, judge.parts(), names=names, **where)
+    outcomes = stage.map(judge_part, judge.parts(stage), names=names, **where)
     borderline = write_borderline(stage.path(BORDERLINE), judge.borderline, described, judge.ids, names)
     tests = {one.title: judge.links[one.manifest.reference].facts.get("self_test") for one in known}
     facts = {"threshold": config.threshold, "self_test": tests} | judge.facts(names)
-    return stage.publish(outcomes, files=[*files, borderline], facts=facts)
+    manifest = stage.publish(outcomes, files=[*files, borderline], facts=facts)
+    sweep(stage)
+    return manifest
 
 
 def check_pool(described: Manifest, unique: Manifest, graph: Manifest) -> None:
@@ -131,15 +136,15 @@ def check_pool(described: Manifest, unique: Manifest, graph: Manifest) -> None:
 
 def judge_part(part: PartLeaks, out: str, *, ids: str, name_of: str, names: Sequence[str]) -> Outcome:
     """One part's table: every image that hangs together with a reference dropped, with the reference and how."""
-    table = kept(read_table(part.table))
+    table, leaks = kept(read_table(part.table)), load_array(part.leaks)
     verdicts = Verdicts.keep(len(table))
     reference_ids, names_of_references = read_array(ids), read_array(name_of)
-    for row in np.flatnonzero(part.reference >= 0):
-        reference = part.reference[row]
-        name = names[names_of_references[reference]]
-        verdicts.drop[row], verdicts.other[row] = "benchmark_copy", reference_ids[reference].decode()
-        verdicts.detail[row] = f"{name} {'direct' if part.direct[row] else 'through a chain'}"
-        verdicts.value[row] = part.similarity[row]
+    low, high = np.searchsorted(leaks["row"], [part.first, part.last])
+    for row, reference, direct, similarity in leaks[low:high].tolist():
+        place, name = row - part.first, names[names_of_references[reference]]
+        verdicts.drop[place], verdicts.other[place] = "benchmark_copy", reference_ids[reference].decode()
+        verdicts.detail[place] = f"{name} {'direct' if direct else 'through a chain'}"
+        verdicts.value[place] = similarity
     written = with_verdicts(table, verdicts)
     drops = count_drops(written)
     return Outcome(len(table), len(table) - sum(drops.values()), drops, [write_table(f"{out}.parquet", written)])

@@ -9,28 +9,35 @@ import numpy.typing as npt
 
 from storage.manifest import Manifest
 from storage.tables import read_table
-from tasks.algorithms.leak_graph import LeakGraph
+from tasks.algorithms.leak_graph import LeakGraph, Leaks
 from tasks.algorithms.self_join import Edges
 from tasks.graph.chain_cut import Cut, cut_chains
 from tasks.graph.files import read_edges, select
+from tasks.graph.scratch import save_array
 from tasks.leaks.borderline import Borderline
 from tasks.leaks.links import group_starts, link_paths
 from tasks.leaks.references import References, two_of
 from tasks.pool import NoImages, Pool
 from tasks.progress import run_logger
+from tasks.stage import Stage
 
 _ROWS_AT_A_TIME = 1 << 20
 _LEAST_ALARMING = 100
 
 
+LEAK = np.dtype([("row", "<i8"), ("reference", "<i8"), ("direct", "?"), ("similarity", "<f4")])
+"""A row that hangs together with a reference (its place among all kept rows), and what `LeakGraph.leaks` says of it."""
+
+
 @dataclass(frozen=True)
 class PartLeaks:
-    """A part of self_dedup's table, and for each of its kept rows what `LeakGraph.leaks` says."""
+    """A part of self_dedup's table: its kept rows are first <= row < last of all kept ones; `leaks` is a file of `LEAK`
+    in which theirs are, by row."""
 
     table: str
-    reference: npt.NDArray[np.integer]
-    direct: npt.NDArray[np.bool_]
-    similarity: npt.NDArray[np.float32]
+    leaks: str
+    first: int
+    last: int
 
 
 class LeakJudge:
@@ -114,14 +121,29 @@ class LeakJudge:
         if other:
             raise ValueError(f"{other[0]} holds links with another pool than {described.reference}. Link this pool.")
 
-    def parts(self) -> list[PartLeaks]:
-        """Leaks of the kept rows, by part of self_dedup's table."""
-        found, start = [], 0
-        for table, size in zip(self.tables, self._sizes, strict=True):
-            leaks = self.graph.leaks(np.flatnonzero(self.kept[start : start + size]) + start)
-            found.append(PartLeaks(table, leaks.reference, leaks.direct, leaks.similarity))
-            start += size
+    def parts(self, stage: Stage) -> list[PartLeaks]:
+        """The parts of self_dedup's table; what is to be said of their rows is left in files, a million rows each."""
+        found, start, first = list[PartLeaks](), 0, 0
+        for number, batch in enumerate(self._batches()):
+            path = stage.path(f"scratch-leaks-{number:05d}.npy")
+            leaks = np.zeros(0, dtype=LEAK)
+            for table, size in batch:
+                mine = self.graph.leaks(np.flatnonzero(self.kept[start : start + size]) + start)
+                leaks = np.concatenate([leaks, _leaking(mine, first)])
+                found.append(PartLeaks(table, path, first, first + len(mine.direct)))
+                start, first = start + size, first + len(mine.direct)
+            save_array(path, leaks)
         return found
+
+    def _batches(self) -> Iterator[list[tuple[str, int]]]:
+        batch = list[tuple[str, int]]()
+        for part in zip(self.tables, self._sizes, strict=True):
+            batch.append(part)
+            if sum(size for _, size in batch) >= _ROWS_AT_A_TIME:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
 
     def facts(self, names: Sequence[str]) -> dict[str, Any]:
         """By benchmark: its images, those with a pair in the pool, pairs, pool images dropped, close calls; then how
@@ -182,3 +204,13 @@ class LeakJudge:
         )
         run_logger().warning(f"relative_dedup: {alarm}")
         return {"largest": largest, "alarm": alarm}
+
+
+def _leaking(leaks: Leaks, first: int) -> npt.NDArray[Any]:
+    """Those of some rows that hang together with a reference; the rows are `first` and on."""
+    places = np.flatnonzero(leaks.reference >= 0)
+    found = np.empty(len(places), dtype=LEAK)
+    found["row"] = places + first
+    for name in ("reference", "direct", "similarity"):
+        found[name] = getattr(leaks, name)[places]
+    return found

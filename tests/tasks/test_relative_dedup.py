@@ -18,6 +18,7 @@ from tasks import link_references as among
 from tasks import stage
 from tasks.copy_graph import ThresholdTooLow
 from tasks.graph.chain_cut import Cut
+from tasks.leaks import judge as leak_judge
 from tasks.leaks import links as benchmark_links
 from tasks.leaks.links import LinkJoin, LinkRecallTooLow
 from tasks.link_benchmark import link_benchmark
@@ -314,7 +315,9 @@ def test_the_result_does_not_depend_on_where_and_in_which_order_parts_are_comput
         named = [benchmark_of(layout, name, one, 1000 * (n + 1)) for n, (name, one) in enumerate(sets.items())]
         manifest, links = run_stages(pool_of(layout, pool, [20, 40]), named, layout, threshold=0.6)
         results.append((manifest.files, [one.files for one in links]))
+        assert not list(Path(manifest.directory).glob("scratch-*"))
         monkeypatch.setattr(stage, "map_parts", from_the_last)
+        monkeypatch.setattr(leak_judge, "_ROWS_AT_A_TIME", 30)  # of two parts, and of one
     assert results[0] == results[1]
 
 
