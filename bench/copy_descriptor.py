@@ -1,16 +1,16 @@
-"""Whether training makes a descriptor that finds copies: SSCD's method on a CPU, before and after, beside `pixels`.
+"""How well descriptors find copies: `sscd_small` and `pixels`, which come with the package, and one trained here.
 
-    python -m bench.copy_descriptor [--recipe debug_sscd] [--scenes 800] [--leaves 0] [--keep FILE] [key=value]
+    python -m bench.copy_descriptor                                     # the two, in about a processor minute
+    python -m bench.copy_descriptor --recipe debug_sscd [--steps 160] [--keep FILE] [key=value]
     python -m bench.copy_descriptor --file descriptor.safetensors
 
-Trains a small descriptor on scenes of the sample web and on dead leaves (pictures of random shapes), then looks for
-copies of other pictures among them: of other `scenes`, and of `photographs` (quarters of those that scikit-image and
-scikit-learn carry; no photograph is trained on). `planted` are copies as the sample web makes them, `strong` ones have
-SSCD's own edits at a third of the image's area or more. Of every query the nearest original is sought (recall@1), all
-pairs are ranked together (micro average precision, DISC2021's measure), and recall is counted above the pipeline's
-thresholds and above all but so many of the unrelated pairs. Each encoder is used as it is and whitened on the scenes,
-as the `describe` stage does it; `both` is a descriptor and `pixels` side by side. --keep writes the descriptor
-(float16), --file measures one that is there.
+A recipe is trained on scenes of the sample web and on dead leaves (pictures of random shapes) and measured before and
+after. Sought are copies of other `scenes`, and of `photographs` (quarters of those that scikit-image and scikit-learn
+carry; no photograph is trained on): `planted` ones as the sample web makes them, and `strong` ones with SSCD's own
+edits at a third of the image's area or more. Of every query the nearest original is sought (recall@1), all pairs are
+ranked together (micro average precision, DISC2021's measure), and recall is counted above the pipeline's thresholds and
+above all but so many of the unrelated pairs. Each encoder is used as it is and whitened on the scenes, as the
+`describe` stage does it. --keep writes the trained descriptor (float16).
 """
 
 import argparse
@@ -40,8 +40,8 @@ from ssl_train.trainer import Trainer
 from storage.filesystem import file_sha256
 from storage.images import decode_rgb, encode_jpeg, resize
 from tasks.algorithms.whitening import fit_among_copies
-from tasks.encoders import Pixels, SslDescriptor
-from tasks.encoders.base import BuiltEncoder, Floats, unit
+from tasks.encoders import Pixels, SscdSmall, SslDescriptor
+from tasks.encoders.base import BuiltEncoder, Floats, Pixels8
 from tasks.encoders.pixel_codebook import dead_leaves
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -61,11 +61,11 @@ FALSE_PAIRS = (0, 10)
 def main() -> None:
     """Train, look for copies, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="debug_sscd")
+    parser.add_argument("--recipe", default="", help="to train; nothing is trained if left out")
     parser.add_argument("--steps", type=int, help="of training; the recipe's, if left out")
     parser.add_argument("--scenes", type=int, default=800, help="to train on")
     parser.add_argument("--leaves", type=int, default=0, help="pictures of random shapes to train on")
-    parser.add_argument("--file", default="", help="a descriptor that is measured; nothing is trained")
+    parser.add_argument("--file", default="", help="a descriptor that is measured, too")
     parser.add_argument("--queries", type=int, default=400, help="scenes among which copies are sought")
     parser.add_argument("--copies", type=int, default=25, help="of each planted kind; eight times as many strong")
     parser.add_argument("--workers", type=int, default=1)
@@ -74,15 +74,17 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="key=value of the recipe")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(given.workers) as workers:
-        files, seconds = ({"file": given.file}, 0.0) if given.file else train(given, Path(folder), workers)
+        files, seconds = train(given, Path(folder), workers) if given.recipe else ({}, 0.0)
         if given.keep:
             shutil.copyfile(files["after"], given.keep)
+        files |= {"file": given.file} if given.file else {}
         searches = {
             "scenes": Search(list(workers.map(scene, range(given.queries), chunksize=16)), given.copies, workers),
             "photographs": Search(photographs(), given.copies, workers),
         }
         megabytes = {name: round(Path(path).stat().st_size / 1e6, 2) for name, path in files.items()}
-        found = compare({name: encoder_of(path) for name, path in files.items()}, searches)
+        encoders: dict[str, BuiltEncoder] = {"pixels": Pixels().build(), "sscd_small": SscdSmall().build()}
+        found = compare(encoders | {name: encoder_of(path) for name, path in files.items()}, searches)
     for name, figures in found.items():
         for place, numbers in figures.items():
             print(name, place, numbers)
@@ -188,51 +190,34 @@ class Search:
 
 
 def compare(encoders: dict[str, BuiltEncoder], searches: dict[str, Search]) -> dict[str, dict[str, Any]]:
-    """Figures of `pixels`, of each encoder, and of each beside `pixels`: raw, and whitened on the scenes."""
-    seen: dict[str, dict[str, Described]] = {}
-    speed = {}
-    for name, encoder in {"pixels": Pixels().build(), **encoders}.items():
-        started = time.process_time()
-        seen[name] = {place: search.described(encoder) for place, search in searches.items()}
-        images = sum(len(s.originals) + sum(map(len, s.copies.values())) for s in searches.values())
-        speed[name] = round(images / (time.process_time() - started), 1)
-    for name in encoders:
-        seen[f"{name} and pixels"] = {place: beside(seen[name][place], seen["pixels"][place]) for place in searches}
+    """Figures of each encoder, raw and whitened on the first search's originals."""
     found: dict[str, dict[str, Any]] = {}
-    for name, places in seen.items():
-        originals = places["scenes"].originals
+    num_images = sum(len(s.originals) + sum(map(len, s.copies.values())) for s in searches.values())
+    for name, encoder in encoders.items():
+        started = time.process_time()
+        seen = {place: search.described(encoder) for place, search in searches.items()}
+        seconds = time.process_time() - started
+        originals = next(iter(seen.values())).originals
         whiten = fit_among_copies(originals, dim=min(512, originals.shape[1] + 1), shrinkage=0.1, chance=0.45)
-        found[name] = {"images_per_processor_second": speed[name]} if name in speed else {}
-        for place, described in places.items():
+        found[name] = {"images_per_processor_second": round(num_images / seconds, 1)}
+        for place, described in seen.items():
             found[name][f"{place}, raw"] = searches[place].figures(described)
             found[name][f"{place}, whitened"] = searches[place].figures(described.mapped(whiten))
     return found
 
 
-def beside(one: Described, other: Described) -> Described:
-    """Two encoders' vectors side by side, of equal weight: around the originals' mean, at one mean length."""
-    means = [seen.originals.mean(axis=0) for seen in (one, other)]
-    spreads = [
-        float(np.sqrt(((seen.originals - mean) ** 2).sum(axis=1).mean()))
-        for seen, mean in zip((one, other), means, strict=True)
-    ]
-
-    def joined(left: Floats, right: Floats) -> Floats:
-        parts = [(rows - mean) / spread for rows, mean, spread in zip((left, right), means, spreads, strict=True)]
-        return unit(np.concatenate(parts, axis=1))
-
-    copies = {kind: joined(rows, other.copies[kind]) for kind, rows in one.copies.items()}
-    return Described(joined(one.originals, other.originals), copies)
-
-
 def strong_copy(job: tuple[int, bytes]) -> bytes:
     """A copy of a picture by the augmentation that SSCD trains with, stored once more as JPEG."""
     number, original = job
-    image = decode_rgb(original)
+    return encode_jpeg(edited(decode_rgb(original), STRONG, np.random.default_rng([99, number])), quality=85)
+
+
+def edited(image: Pixels8, crops: CopyCrops, random: np.random.Generator) -> Pixels8:
+    """One copy of a picture by an augmentation, as bytes."""
     height, width = image.shape[:2]
-    plan = STRONG.plan(height, width, np.random.default_rng([99, number]))
+    plan = crops.plan(height, width, random)
     made = plan.copies[0].made(image, plan.side) * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
-    return encode_jpeg((made.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy(), quality=85)
+    return (made.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
 
 def micro_average_precision(similarity: Floats, truth: NDArray[np.int64]) -> float:

@@ -5,13 +5,14 @@ from tasks.encoders.descriptor import SslDescriptor
 from tasks.encoders.onnx import Onnx
 from tasks.encoders.pixels import Pixels
 from tasks.encoders.sscd import Sscd
+from tasks.encoders.sscd_small import SscdSmall
 from tasks.encoders.textures import Textures
 from tasks.encoders.torchscript import TorchScript
 from tasks.encoders.vit import VitEncoder
 
-Encoder = Pixels | Textures | Sscd | SslDescriptor | VitEncoder | TorchScript | Onnx
+Encoder = Pixels | Textures | Sscd | SscdSmall | SslDescriptor | VitEncoder | TorchScript | Onnx
 
 __all__ = [
-    "BuiltEncoder", "Encoder", "EncoderUnavailable", "Onnx", "Pixels", "Sscd", "SslDescriptor", "Textures",
-    "TorchScript", "VitEncoder", "bounded_threads", "built",
+    "BuiltEncoder", "Encoder", "EncoderUnavailable", "Onnx", "Pixels", "Sscd", "SscdSmall", "SslDescriptor",
+    "Textures", "TorchScript", "VitEncoder", "bounded_threads", "built",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ from bench.copy_descriptor import (
 )
 from bench.pixels_descriptor import measure, scene
 from storage.images import decode_rgb
+from tasks.encoders import Pixels
 
 
 def test_a_descriptor_is_trained_and_looks_for_copies_beside_pixels(tmp_path: Path) -> None:
@@ -28,8 +29,8 @@ def test_a_descriptor_is_trained_and_looks_for_copies_beside_pixels(tmp_path: Pa
     with ThreadPoolExecutor(1) as here:
         files, _ = train(given, tmp_path, here)
         search = Search([scene(number) for number in range(24)], 3, here)
-    found = compare({"after": encoder_of(files["after"])}, {"scenes": search})
-    assert found.keys() == {"pixels", "after", "after and pixels"}
+    found = compare({"pixels": Pixels().build(), "after": encoder_of(files["after"])}, {"scenes": search})
+    assert found.keys() == {"pixels", "after"}
     json.dumps(found)
     for figures in found.values():
         for place in ("scenes, raw", "scenes, whitened"):
