@@ -198,10 +198,18 @@ def write_folder(runs: Mapping[str, Curves], out: Path, made_by: str) -> None:
     lines = [f"# {TITLE}", "", INTRODUCTION, "", made_by, "", *(f"| {' | '.join(line)} |" for line in cells)]
     lines += [line for stem in pictures for line in ("", f"![{stem}]({stem}.svg)")]
     (out / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    content = {name: curves._asdict() | {"end": verdict(curves)._asdict()} for name, curves in runs.items()}
+    content = {
+        name: {
+            "num_prototypes": curves.num_prototypes,
+            **{line: [(step, round(value, PLACES)) for step, value in getattr(curves, line)] for line in LINES},
+            "end": verdict(curves)._asdict(),
+        }
+        for name, curves in runs.items()
+    }
     (out / "collapse.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
+LINES, PLACES = ("entropy", "divergence", "told"), 4
 TITLE = "Collapse: centering and sharpening"
 HEADER = ["run", "entropy (nats)", "KL (nats)", "said of an image (nats)", "in the end"]
 INTRODUCTION = (
