@@ -229,11 +229,13 @@ def _fetch_all(todo: pa.Table, bin_: _Bin, *, config: Download, policy: UrlPolic
 
 
 def _rows_of(path: str, sources: pa.Table) -> pa.Table:
-    """An earlier download's rows of these URLs. Raises BadManifest when they are of others."""
+    """An earlier download's rows of these URLs, in their order; it may have rows of URLs that a purge has dropped since.
+    Raises BadManifest when it lacks one."""
     table = read_table(path)
-    if not table["id"].equals(sources["id"]):
+    places = pc.index_in(sources["id"].combine_chunks(), value_set=table["id"].combine_chunks())
+    if places.null_count:
         raise BadManifest(f"{path} holds other URLs than the part that it should be of. Delete its stage's folder.")
-    return table
+    return table.take(places)
 
 
 def _without_bad(earlier: pa.Table, bin_: _Bin, layout: Layout) -> pa.Table:

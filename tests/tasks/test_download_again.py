@@ -16,15 +16,19 @@ from storage.errors import BadManifest
 from storage.filesystem import read_bytes
 from storage.images import decode_gray, encode_jpeg
 from storage.layout import Layout
-from storage.manifest import Manifest
+from storage.manifest import Manifest, load_manifest, save_manifest
 from storage.samples import read_samples
 from storage.tables import read_table
 from tasks.algorithms.pdq import pdq_hash
 from tasks.download import TIMING_COLUMNS, download
+from tasks.removal.ledger import append_entries, hash_entry, load_ledger, new_entry
+from tasks.removal.purge import purge
+from tasks.url_policy import UrlPolicy, url_policy
 from tasks.web.errors import BadHashList
 from tasks.web.known_bad import HashList, KnownBad, load_hashes
 from tests.helpers import jpeg
 from tests.tasks.test_download import config_for, policy_of, result
+from tests.tasks.test_url_policy import crawl_of
 from tests.tasks.web.hostile_web import HostileWeb, Request, reply, serve_hostile_web
 
 IMAGES = {f"/{number}.jpg": jpeg(number, side=40 + number) for number in range(6)}
@@ -107,6 +111,31 @@ def test_only_a_download_of_the_same_urls_can_be_gone_on_from(tmp_path: Path, la
         download.fn(other, config_for(web, only_failed_of=first.reference), layout)
     with pytest.raises(BadManifest, match=first.reference):
         download.fn(urls, config_for(web, only_failed_of="download/0000"), layout)
+
+
+def test_a_removed_image_is_gone_from_every_download_that_took_it_over_and_does_not_come_back(
+    tmp_path: Path, layout: Layout, web: HostileWeb
+) -> None:
+    crawl = crawl_of(tmp_path, [*URLS, *LATER])
+    urls = url_policy.fn(crawl, UrlPolicy(), layout)
+    crawl.directory = layout.stage("extract", crawl.fingerprint)  # where a purge looks for what urls were made of
+    save_manifest(crawl)
+    first = download.fn(urls, config_for(web, max_attempts=1), layout)
+    recover(web)
+    again = download.fn(urls, config_for(web, max_attempts=1, only_failed_of=first.reference), layout)
+    asked, given = web.asked.copy(), {"reason": "asked", "date": "2026-11-22"}
+    digest = hashlib.sha256(IMAGES["/4.jpg"]).hexdigest()
+    append_entries(layout, [new_entry("url", URLS[2], **given), hash_entry(digest, **given)])
+    purge(layout, [again], load_ledger(layout))
+    files = [path.read_bytes() for path in Path(layout.root).rglob("*") if path.is_file()]
+    assert not [data for data in files if IMAGES["/2.jpg"] in data or IMAGES["/4.jpg"] in data]
+    third = {"only_failed_of": first.reference, "retry_reasons": frozenset({"http_503", "timeout"})}
+    anew = download.fn(load_manifest(urls.directory), config_for(web, max_attempts=1, **third), layout)
+    for manifest in (load_manifest(first.directory), load_manifest(again.directory)):
+        assert {row["url"] for row in result(manifest) if row["drop"] == "removed"} == {URLS[2], URLS[4]}
+    assert set(images_of(anew, layout)) == {*URLS, *LATER} - {URLS[2], URLS[4]}
+    new = {where for where, count in web.asked.items() if count > asked[where] and where.endswith(".jpg")}
+    assert new == {"late.example/0.jpg", "late.example/3.jpg"}
 
 
 def listed(folder: Path, kind: str, *hashes: str) -> HashList:
