@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 _META_BYTES = 1024
 _DECLARED = re.compile(rb"<meta[^>]+charset", re.I)
-_BOMS = (b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe")
+_UTF8_BOM = b"\xef\xbb\xbf"
+_UTF16_BOMS = (b"\xfe\xff", b"\xff\xfe")
 
 # Labels of the Encoding Standard → Python codecs. A closed table: a label comes from a stranger, and Python's registry
 # also holds codecs that are no charsets (punycode, unicode_escape, utf-7).
@@ -35,25 +36,31 @@ _CODECS: dict[str, str] = {
 
 
 class PageText(NamedTuple):
-    """A page for the parser: text, UTF-8 bytes, or (`sniff`) bytes whose BOM or <meta> lexbor reads by these rules."""
+    """A page for the parser: UTF-8, or (`sniff`) bytes like ASCII whose <meta> lexbor reads by these rules."""
 
-    content: str | bytes
+    content: bytes
     sniff: bool = False
 
 
 def page_text(body: bytes, http_charset: str | None) -> PageText:
     """The page in an encoding that the parser reads, without copying what is UTF-8. Undecodable bytes become U+FFFD."""
-    if body.startswith(_BOMS):
-        return PageText(body, sniff=True)
+    if body.startswith(_UTF16_BOMS):
+        return _decoded(body, "utf-16")
+    if body.startswith(_UTF8_BOM):
+        return PageText(body[len(_UTF8_BOM) :])
     codec = _CODECS.get(http_charset.strip(" \t\"'").lower()) if http_charset else None
     if codec == "utf-8":
         return PageText(body)
     if codec is not None:
-        return PageText(body.decode(codec, "replace"))
+        return _decoded(body, codec)
     if _DECLARED.search(body[:_META_BYTES]):
         return PageText(body, sniff=True)
     try:
         body.decode("utf-8")
     except UnicodeDecodeError:
-        return PageText(body.decode("cp1252", "replace"))
+        return _decoded(body, "cp1252")
     return PageText(body)
+
+
+def _decoded(body: bytes, codec: str) -> PageText:
+    return PageText(body.decode(codec, "replace").encode("utf-8", "replace"))

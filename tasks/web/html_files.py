@@ -36,8 +36,7 @@ def pages_of_html(path: str, reading: Reading, tally: Tally) -> Iterator[Page]:
         with open_read(file) as opened:
             body = opened.read(reading.max_page_bytes)
         url, date = index.get(file.removeprefix(folder).lstrip("/"), ("", None))
-        tally.pages += 1
-        yield Page(url, date, 0, reading.images(body, None))
+        yield tally.page(Page(url, date, 0, reading.images(body, None)))
 
 
 def _read_index(path: str) -> dict[str, tuple[str, str | None]]:

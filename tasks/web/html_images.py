@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from tasks.web.charsets import page_text
+from tasks.web.html_limits import is_whole, pieces
 from tasks.web.srcset import largest, parse_srcset
 
 Way = Literal["img", "srcset", "picture", "lazy", "noscript", "og_image", "image_src"]
@@ -55,6 +56,7 @@ class PageImages(NamedTuple):
 
     base: str | None
     images: list[FoundImage]
+    whole: bool = True  # False where the page was too expensive to be read to its end (html_limits)
 
 
 def images_of_page(
@@ -64,40 +66,52 @@ def images_of_page(
     if not _may_name_images(body):
         return PageImages(None, [])
     text = page_text(body, http_charset)
-    shortened = _without_tail(text.content)
-    nodes = [] if shortened is None else LexborHTMLParser(shortened, encoding=text.sniff).css(_SELECTOR)
-    if not _take_sentinel(nodes):
-        nodes = LexborHTMLParser(text.content, encoding=text.sniff).css(_SELECTOR)
-    return _read_nodes(nodes, ImageNames(srcset, frozenset(ALL_WAYS) if ways is None else ways))
+    names = ImageNames(srcset, frozenset(ALL_WAYS) if ways is None else ways)
+    parts = list(pieces(text.content))
+    found = [_read_nodes(_nodes(part, text.sniff and not number), names) for number, part in enumerate(parts)]
+    base = next((one for one in found if one is not None), None)
+    return PageImages(base, names.images, is_whole(text.content, parts))
 
 
-def _read_nodes(nodes: list[LexborNode], names: "ImageNames") -> PageImages:
+def _nodes(page: bytes, sniff: bool) -> list[LexborNode]:
+    """The nodes of a page that may name images."""
+    shortened = _without_tail(page)
+    nodes = [] if shortened is None else LexborHTMLParser(shortened, encoding=sniff).css(_SELECTOR)
+    return nodes if _take_sentinel(nodes) else LexborHTMLParser(page, encoding=sniff).css(_SELECTOR)
+
+
+def _read_nodes(nodes: list[LexborNode], names: "ImageNames") -> str | None:
+    """Collects the images among the nodes; the first base's href. Cost: linear, however the nodes are nested."""
     inside_noscript: set[int] = set()
+    picture_alts: dict[int, str | None] = {}
     base: str | None = None
     for node in nodes:
         tag = node.tag
-        if tag == "img" or tag == "source":
-            _visit_image(names, node, tag, bool(inside_noscript) and node.mem_id in inside_noscript)
+        if tag == "img":
+            attributes = node.attributes
+            inside = bool(inside_noscript) and node.mem_id in inside_noscript
+            _visit_image(names, tag, attributes, attributes.get("alt"), inside)
+        elif tag == "source":
+            _visit_source(names, node, picture_alts, bool(inside_noscript) and node.mem_id in inside_noscript)
         elif tag == "noscript":
-            inside_noscript.update(inner.mem_id for inner in node.css("img, source"))
+            if node.mem_id not in inside_noscript:
+                inside_noscript.update(inner.mem_id for inner in node.css("img, source, noscript"))
         elif tag == "base":
             base = node.attributes.get("href") if base is None else base
         elif tag == "meta":
             names.meta(node.attributes)
         else:
             names.link(node.attributes.get("rel"), node.attributes.get("href"))
-    return PageImages(base, names.images)
+    return base
 
 
-def _without_tail(content: str | bytes) -> bytes | None:
+def _without_tail(content: bytes) -> bytes | None:
     """The page up to its last <img>, and a sentinel; None when that saves little, or something of use comes later.
 
     Where the parser makes an element of the sentinel, it was between two tags there: all that stands before was read
     as in the whole page, and nothing that follows names an image. Else (the last "<img" stood in a comment, a script,
     an attribute) the whole page is parsed. A quarter of a documentation page lies behind its last image.
     """
-    if not isinstance(content, bytes):
-        return None
     end = content.find(b">", content.rfind(_USUAL_MARK)) + 1
     if end < _MIN_KEPT_BYTES or len(content) - end < _MIN_TAIL_BYTES:
         return None
@@ -119,16 +133,22 @@ def _may_name_images(body: bytes) -> bool:
     return any(mark.search(body) for mark in _MARKS) or body.startswith(_UTF16_BOMS)
 
 
-def _visit_image(names: "ImageNames", node: LexborNode, tag: str, inside_noscript: bool) -> None:
-    attributes = node.attributes
-    if tag == "img":
-        alt = attributes.get("alt")
-    else:
-        parent = node.parent
-        if parent is None or parent.tag != "picture":  # of <video> or <audio>
-            return
-        image = parent.css_first("img")
-        alt = image.attributes.get("alt") if image is not None else None
+def _visit_source(
+    names: "ImageNames", node: LexborNode, picture_alts: dict[int, str | None], inside_noscript: bool
+) -> None:
+    """A <source>, if it is a picture's, and not of <video> or <audio>; its text is that of the picture's <img>."""
+    parent = node.parent
+    if parent is None or parent.tag != "picture":
+        return
+    if parent.mem_id not in picture_alts:
+        image = next((child for child in parent.iter() if child.tag == "img"), None)
+        picture_alts[parent.mem_id] = image.attributes.get("alt") if image is not None else None
+    _visit_image(names, "source", node.attributes, picture_alts[parent.mem_id], inside_noscript)
+
+
+def _visit_image(
+    names: "ImageNames", tag: str, attributes: Mapping[str, str | None], alt: str | None, inside_noscript: bool
+) -> None:
     counted = counted_attributes(tag, names.ways, inside_noscript)
     for name, value in attributes.items():
         if value and name in counted:

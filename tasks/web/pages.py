@@ -43,6 +43,13 @@ class Tally:
     passed_over: Counter[str] = field(default_factory=Counter)
     bad_records: dict[str, int] = field(default_factory=dict)  # "file@offset: what" → 1, the first hundred
 
+    def page(self, page: Page) -> Page:
+        """Count a page that was read, and whether it had to be cut."""
+        self.pages += 1
+        if not page.content.whole:
+            self.passed_over["rest_of_costly_page"] += 1
+        return page
+
     def bad(self, offset: int, what: str) -> None:
         """Note a record that cannot be read; the file goes on after it."""
         self.passed_over["bad_record"] += 1

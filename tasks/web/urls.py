@@ -32,6 +32,8 @@ _PLAIN_REFERENCE = re.compile(
 )
 _PLAIN_URL = re.compile(rf"(?P<origin>https?://{_PLAIN_HOST})(?P<path>{_PLAIN_PATH})")
 
+_NEEDS_NO_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*+:|[/\\]")
+
 
 class UrlName(NamedTuple):
     """How a URL of a page is stored. `url` is None when no browser could make a URL of `raw`."""
@@ -61,9 +63,17 @@ def canonical_url(raw: str, base: str | None = None) -> str | None:
 
 
 class Base:
-    """What the relative URLs of one page are resolved against. Equal to `canonical_url(raw, base)`, and faster."""
+    """What the relative URLs of one page are resolved against. Equal to `canonical_url(raw, base)`, and faster.
+
+    Against a base of more than MAX_STORED_CHARS only what does not need its path is resolved: else a page with one
+    long base and many images would cost their product.
+    """
 
     def __init__(self, base: str | None) -> None:
+        self._is_long = base is not None and len(base) > MAX_STORED_CHARS
+        if base is not None and self._is_long:
+            origin = _CANONICAL.match(base)
+            base = f"{origin['origin']}/" if origin is not None else None
         self.url = base
         plain = _PLAIN_URL.fullmatch(base) if base is not None else None
         self._origin = plain["origin"] if plain is not None else None
@@ -71,6 +81,8 @@ class Base:
 
     def join(self, raw: str) -> str | None:
         """The canonical URL of what the page wrote, or None when there is no such URL."""
+        if self._is_long and _NEEDS_NO_PATH.match(raw) is None:
+            return None
         if self._origin is not None and (reference := _PLAIN_REFERENCE.fullmatch(raw)) is not None:
             if reference.lastgroup == "rooted":
                 return self._origin + raw

@@ -97,8 +97,7 @@ def pages_of_warc(file: IO[bytes], reading: Reading, tally: Tally) -> Iterator[P
         else:
             continue
         if page is not None:
-            tally.pages += 1
-            yield page
+            yield tally.page(page)
 
 
 def _response(record: WarcRecord, reading: Reading, tally: Tally) -> Page | None:

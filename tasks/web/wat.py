@@ -38,8 +38,7 @@ def pages_of_wat(file: IO[bytes], reading: Reading, tally: Tally) -> Iterator[Pa
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             tally.bad(offset, f"{type(error).__name__}: {error}")
             continue
-        tally.pages += 1
-        yield page
+        yield tally.page(page)
 
 
 def images_of_metadata(html: dict[str, Any], reading: Reading) -> PageImages:
