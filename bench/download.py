@@ -1,16 +1,18 @@
 """The download beside img2dataset 1.47, from the same loopback web, in the same run.
 
-Rows. `originals`: original bytes into tars, hashes and a table beside them (ours with robots.txt, reservations, policy
-and the check of every file's marks; the peer with `resize_mode=no`, `disable_all_reencoding`). `originals_sha256`:
-without the MD5, which the peer has not. `copies`: originals, and a copy of every image whose shorter side is 256 pixels
-(the peer's `keep_ratio`). These count images per second of processor, the web's own processes not counted. `hosts`:
-1,000 hosts that answer after 50 ms, of which 2 % are dead and 1 % send a byte a second, by the clock; here the peer's
-processes may use all cores, ours is one. The peer waits for the dripping ones as long as they drip and is stopped in
-the end; `hosts_without_drip` leaves them out, so that there is a figure to compare.
+Rows. `originals`: original bytes into tars, hashes and a table beside them (ours with robots.txt, reservations, policy,
+the check of every file's marks, SHA-256 and MD5 of every file, SHA-256 of the tar; the peer with `resize_mode=no`,
+`disable_all_reencoding`, `compute_hash=sha256`). `originals_sha256`: ours without the MD5, which the peer has not.
+`copies`: originals, and a copy of every image whose shorter side is 256 pixels (the peer's `keep_ratio`). These count
+images per second of processor, the web's own processes not counted, the peer's start counted (some seconds: raise
+--images to make less of it).
+`hosts`: 1,000 hosts that answer after 50 ms, of which 2 % are dead and 1 % send a byte a second, by the clock; here the
+peer's processes may use all cores, ours is one. The peer waits for the dripping ones as long as they drip and is
+stopped in the end; `hosts_without_drip` leaves them out, so that there is a figure to compare.
 
 The peer lives in a virtual environment of its own, made at the first run (or given by --peer-python).
 
-    python -m bench.download [--images 20000] [--repeats 3] [--rows originals copies hosts ...]
+    python -m bench.download [--images 5000] [--repeats 3] [--rows originals copies hosts ...]
 """
 
 import argparse
@@ -39,7 +41,7 @@ PEER = "img2dataset==1.47.0"
 TARGETS = {"originals": 8.0, "originals_sha256": 8.0, "copies": 2.2, "hosts": 3.0, "hosts_without_drip": 3.0}
 _PICTURES = 300
 _HOSTS = 1000
-_GIVE_UP_SECONDS = 300
+_GIVE_UP_SECONDS = 75
 
 
 def make_pictures(folder: Path, count: int = _PICTURES) -> float:
@@ -58,14 +60,11 @@ def make_pictures(folder: Path, count: int = _PICTURES) -> float:
 def serving(pictures: Path, *arguments: str) -> Iterator[int]:
     """The web, in processes of its own; its port."""
     command = [sys.executable, "-m", "bench.download_server", str(pictures), *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    if process.stdin is None or process.stdout is None:
-        raise RuntimeError("the web has no pipes")
-    try:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("the web has no pipes")
         yield int(process.stdout.readline())
-    finally:
-        process.stdin.close()
-        process.wait()
+        process.stdin.close()  # its sign to end; where the block fails, leaving it closes the pipe, too
 
 
 def peer_python() -> str:
@@ -98,16 +97,15 @@ def ours_asked(row: str) -> dict[str, Any]:
 def measure(command: list[str], asked: dict[str, Any]) -> dict[str, Any]:
     """One process's own figures; `ended` is false where it had to be stopped."""
     shutil.rmtree(asked["folder"], ignore_errors=True)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, json.dumps(asked)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         start_new_session=True,
-    )  # fmt: skip
-    try:
-        said, _ = process.communicate(timeout=_GIVE_UP_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # its worker processes, too
-        process.wait()
-        return {"ended": False, "wall_seconds": _GIVE_UP_SECONDS}
+    ) as process:  # fmt: skip
+        try:
+            said, _ = process.communicate(timeout=_GIVE_UP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its worker processes, too
+            return {"ended": False, "wall_seconds": _GIVE_UP_SECONDS}
     if process.returncode:
         raise RuntimeError(f"{command} ended with exit code {process.returncode}")
     figures: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
@@ -150,7 +148,7 @@ def summary(row: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=5_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rows", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--processes", type=int, default=2, help="the peer's processes")
