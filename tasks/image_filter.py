@@ -117,21 +117,22 @@ def filter_part(
     now = Judge([plug.build() for plug in config.filters], out, layout)
     later = Judge([plug.build() for plug in ahead.filters], beside(out, AHEAD), layout) if ahead else None
     looks = Looks(hashes) if hashes else None
-    sides = [*(one.min_side for one in now.built), *(one.min_side for one in (later.built if later else ()))]
+    side_now = widest([*(one.min_side for one in now.built), *([DECODED_SIDE[hashes]] if hashes else [])])
+    side = widest([side_now, *(one.min_side for one in (later.built if later else ()))])
     with ExitStack() as stack:
         for judge in filter(None, (now, later)):
             stack.enter_context(judge)
-        side = widest([*sides, *([DECODED_SIDE[hashes]] if hashes else [])])
         for batch in batches(table.select(columns).to_pylist(), layout, side):
             anew = [item.anew(columns) for item in batch]
+            if side != side_now and side_now is not None:  # what was decoded for the later stage is too much for this
+                for item in batch:
+                    item.shrink(side_now)
             now.judge(batch)
-            left = [one for item, one in zip(batch, anew, strict=True) if item.kept]
-            if looks is not None:
-                for one in left:
-                    if one.came is not None:
-                        looks.add(luma(one.came))
+            for item in batch:
+                if looks is not None and item.kept and item.came is not None:
+                    looks.add(luma(item.came))
             if later is not None:
-                later.judge(left)
+                later.judge([one for item, one in zip(batch, anew, strict=True) if item.kept])
     judged = now.table(carried)
     files = [write_table(f"{out}.parquet", judged), *now.files]
     if looks is not None:

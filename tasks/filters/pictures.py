@@ -4,10 +4,14 @@ Memory: one batch of decoded images (64 megapixels, or one larger image).
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from storage.filesystem import read_bytes
 from storage.images import ImageError, Pixels, decode_rgb
@@ -52,6 +56,19 @@ class Item:
         row = {name: self.row[name] for name in columns} | {"drop": None}
         picture = None if self.picture is None or self.came is None else replace(self.picture, pixels=self.came)
         return Item(row, self.data, picture, self.came)
+
+    def shrink(self, min_side: int) -> None:
+        """Go on with the picture reduced about as a JPEG is when it is decoded for `min_side`."""
+        if self.picture is not None:
+            self.came = _shrunk(self.picture.pixels, min_side)
+            self.picture = replace(self.picture, pixels=self.came)
+
+
+def _shrunk(pixels: Pixels, min_side: int) -> Pixels:
+    """An RGB image by the largest of 8, 4, 2 that leaves `min_side`, each pixel the mean of those it stands for."""
+    side = min(pixels.shape[:2])
+    factor = next((factor for factor in (8, 4, 2) if math.ceil(side / factor) >= min_side), 1)
+    return pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
 
 
 def widest(sides: Iterable[int | None]) -> int | None:
