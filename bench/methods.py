@@ -12,7 +12,9 @@ twice the speed and a third of the memory against that code.
 
 The profile says what a peak is made of: weights, gradients, moments and the teacher, which both have alike and no way
 of computing can save ("held", counted), and the rest ("worked"), which grows with the batch. Both are measured at half
-the batch too: the line through the two peaks meets zero images at what is held, and tells the share at any batch.
+the batch too: the line through the two peaks tells the share at any batch. At 65,536 prototypes and 4 images (ViT-S,
+fp32) DINOv2 took 0.43 of the textbook's 3,683 MB, of which 840 are held by both: of the rest it took 0.26, of each
+further image 0.19. So a third of the whole is a question of the batch: 0.32 at 8 images by the line.
 """
 
 import argparse
