@@ -8,7 +8,7 @@ from storage.manifest import Manifest
 from tasks.download import download
 from tasks.earlier import Earlier, load_earlier
 from tasks.extract import extract
-from tasks.hash_dedup import hash_dedup
+from tasks.hash_dedup import hash_dedup, hashed_before
 from tasks.image_filter import filter_images
 from tasks.removal.ledger import Ledger, drop_removed, load_ledger
 from tasks.unite import unite
@@ -33,9 +33,11 @@ def acquire(config: CurateConfig, layout: Layout) -> Acquired:
     known = earlier.history["download"] if earlier else None
     allowed = url_policy(urls, config.url_policy, layout, known=known, ledger=ledger)
     downloaded = download(allowed, config.download, layout)
-    screened = filter_images(downloaded, config.screen, layout, "screen")
-    distinct = hash_dedup(screened, config.hash_dedup, layout)
-    safe = filter_images(distinct, config.safety, layout, "safety")
+    ahead = config.safety if config.decode_once else None
+    screened = filter_images(downloaded, config.screen, layout, "screen", hashes=config.hash_dedup.looks, ahead=ahead)
+    before = hashed_before(earlier, config.hash_dedup)
+    distinct = hash_dedup(screened, config.hash_dedup, layout, before, ledger=ledger, history=[known] if known else [])
+    safe = filter_images(distinct, config.safety, layout, "safety", seen=screened if ahead else None)
     fresh = Acquired(safe, {"url_policy": allowed, "download": downloaded}, ledger, earlier)
     return without_removed(beside_earlier(fresh, layout), layout)
 

@@ -57,6 +57,10 @@ class CurateConfig(StageConfig):
     """Images that are the same picture."""
     safety: ImageFilter = ImageFilter(filters=(Nsfw(), Faces()))
     """Filters after it: what may not stay, and what must be blurred."""
+    decode_once: bool = False
+    """Let safety's filters look during screen's pass, so that each image is decoded once for all of them; the verdicts
+    are the same. It looks at copies too, which deduplication would have spared it: bench/decode_once.py has the figures
+    for when that pays (where the filters cost nothing beside the decode, and few images are copies)."""
 
     collect: Collect = Collect()
     """How curated sources and benchmarks are read."""
@@ -114,7 +118,8 @@ class CurateConfig(StageConfig):
 
     def plugs(self) -> list[Plug]:
         """Everything that needs a model."""
-        return [*self.screen.filters, *self.safety.filters, self.describe.encoder, self.embed.encoder]
+        hashes = [self.hash_dedup.encoder] if self.hash_dedup.encoder else []
+        return [*self.screen.filters, *self.safety.filters, *hashes, self.describe.encoder, self.embed.encoder]
 
 
 def load_config(path: Path, places: Mapping[str, str] | None = None, *, preset: str | None = None) -> CurateConfig:

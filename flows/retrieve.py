@@ -45,7 +45,8 @@ def retrieve_and_pack(unique: Deduplicated, acquired: Acquired, config: CurateCo
         seen = Inspected(embedded=embedded, clustered=clustered, chosen=chosen, queries=queries, **vars(unique))
         pages = inspect_run(seen, config.inspection, layout)
     if config.hierarchy is not None:
-        chosen = compose(chosen, hierarchy(embedded, config.hierarchy, layout), layout)
+        levels_then = taken_over(earlier, "hierarchy", config.hierarchy)
+        chosen = compose(chosen, hierarchy(embedded, config.hierarchy, layout, base=levels_then), layout)
     as_is, composition = chosen.facts["as_is"], chosen.facts["composition"]
     rows = shuffle(chosen, sources, as_is=as_is, history=acquired.history, config=config.shuffle, layout=layout)
     base = packed_alike(earlier.dataset, config.shuffle, config.pack) if earlier else None
