@@ -11,6 +11,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,15 @@ DEBIAN_PACKAGES = ("gimp-help-en", "kicad-doc-en", "lilypond-doc-html", "qtbase5
 _DATE = "2026-01-02T03:04:05Z"
 
 
-def peer_python(folder: Path, packages: Sequence[str]) -> Path:
-    """The interpreter of an environment below `folder` that has the peers' packages."""
+def default_folder() -> Path:
+    """Where pages and crawl files are kept when no folder is given."""
+    return Path(tempfile.gettempdir()) / "bench-crawl"
+
+
+def peer_python(given: Path | None, folder: Path, packages: Sequence[str]) -> Path:
+    """The interpreter of the environment given, or else of one below `folder`, made where there is none."""
+    if given is not None:
+        return given
     python = folder / "venv" / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
