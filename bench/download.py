@@ -4,8 +4,8 @@ Rows. `originals`: original bytes into tars, hashes and a table beside them (our
 the check of every file's marks, SHA-256 and MD5 of every file, SHA-256 of the tar; the peer with `resize_mode=no`,
 `disable_all_reencoding`, `compute_hash=sha256`). `originals_sha256`: ours without the MD5, which the peer has not.
 `copies`: originals, and a copy of every image whose shorter side is 256 pixels (the peer's `keep_ratio`). These count
-images per second of processor of whole processes, from their start, the web's own not counted: `times`. The peer's start
-(imports in three processes) is 5.7 s here, as much as 8,000 images, so each also does 100 images, and
+images per second of processor of whole processes, from their start, the web's own not counted: `times`. The peer's
+start (imports in three processes) is 5.7 s here, as much as 8,000 images, so each also does 100 images, and
 `times_without_starts` has those taken off: what remains on a long crawl.
 `hosts`: 1,000 hosts that answer after 50 ms, of which 2 % are dead and 1 % send a byte a second, by the clock; here the
 peer's processes may use all cores, ours is one. The peer waits for the dripping ones as long as they drip and is
