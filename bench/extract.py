@@ -35,7 +35,7 @@ from bench.crawl_peers import (
 from bench.measure import machine, peak_megabytes, save
 from tasks.extract import SCHEMA, Extract, extract_part
 from tasks.url_policy import UrlPolicy, deduplicate_bucket, judge_run
-from tasks.web.crawl_files import CrawlFile
+from tasks.web.crawl_files import CrawlFile, Kind
 from tasks.web.urls import url_id
 
 _PEERS = ("fastwarc>=2.0", "selectolax>=1.0", "warcio", "lxml")
@@ -64,7 +64,7 @@ def main() -> None:
 
 def ours(path: str) -> dict[str, Any]:
     """The stage's own part function on one crawl file; the second of two runs, as with the peers."""
-    kind = "wat" if ".wat" in path else "warc"
+    kind: Kind = "wat" if ".wat" in path else "warc"
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
             started = time.process_time()
