@@ -34,7 +34,7 @@ SCHEMA = verdict_schema(
     pa.field("crawl_offset", pa.int64()),  # bytes into the crawl file (compressed), where the page's record starts
     pa.field("crawl_date", pa.string()),  # ISO 8601, UTC
 )
-VERSION = 2
+VERSION = 3
 _FOUND = ("id", "url", "raw_url", "page_url", "alt", "how", "crawl_offset", "crawl_date")  # differ within a crawl file
 _ROWS_PER_BATCH = 20_000
 _ROWS_PER_FILE = 200_000
