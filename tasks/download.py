@@ -229,8 +229,8 @@ def _fetch_all(todo: pa.Table, bin_: _Bin, *, config: Download, policy: UrlPolic
 
 
 def _rows_of(path: str, sources: pa.Table) -> pa.Table:
-    """An earlier download's rows of these URLs, in their order; it may have rows of URLs that a purge has dropped since.
-    Raises BadManifest when it lacks one."""
+    """An earlier download's rows of these URLs, in their order; it may have rows of URLs that a purge has dropped
+    since. Raises BadManifest when it lacks one."""
     table = read_table(path)
     places = pc.index_in(sources["id"].combine_chunks(), value_set=table["id"].combine_chunks())
     if places.null_count:
