@@ -32,7 +32,7 @@ class OneAndTwo(NamedTuple):
     two: Numbers
     folder: Path
 
-    def compare(self, prefix: str, *, relative: float = 1e-4, least: float = 2e-6) -> list[str]:
+    def compare(self, prefix: str, *, relative: float = 1e-4, least: float = 5e-6) -> list[str]:
         """AssertionError unless all numbers whose names begin so are the same; their names.
 
         The difference may be `relative` to the largest of a tensor's numbers, and `least` in any case: of a bias before
