@@ -49,6 +49,8 @@ def test_the_interpreter_agrees() -> None:
     done = subprocess.run(
         command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
     )
+    if "only 0-dimensional arrays can be converted to Python scalars" in done.stdout:
+        pytest.skip("the interpreter of this Triton (3.6, for one) does not run beside NumPy 2.4 or newer")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
 
