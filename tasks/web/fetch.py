@@ -294,7 +294,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
         return float(value[:9])
     try:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):  # years and zones of twenty digits overflow
         return None
 
 

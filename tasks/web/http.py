@@ -34,6 +34,10 @@ class StaleConnection(Refusal):
         super().__init__("connection", "closed before it took the request", retry=True)
 
 
+class NotHttp(Exception):
+    """Bytes that are no HTTP/1 response, or one beyond our bounds."""
+
+
 class Headers(Mapping[str, str]):
     """Header fields of a response: names in any case, the first of equal names unless all are asked for."""
 

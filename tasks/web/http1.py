@@ -8,12 +8,14 @@ import re
 from collections.abc import Callable
 from typing import cast
 
+from tasks.web.chunked import ChunkedBody
 from tasks.web.http import (
     MAX_HEAD_BYTES,
     MAX_HEADER_BYTES,
     MAX_HEADERS,
     Exchange,
     Headers,
+    NotHttp,
     Refusal,
     StaleConnection,
     short,
@@ -21,14 +23,8 @@ from tasks.web.http import (
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?")
-_CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?")
-_MAX_CHUNK_LINE = 1024
 _MAX_INTERIM = 8
 _BODILESS = frozenset({204, 304})
-
-
-class NotHttp(Exception):
-    """Bytes that are no HTTP/1 response, or one beyond our bounds."""
 
 
 class Http1Connection(asyncio.Protocol):
@@ -39,6 +35,7 @@ class Http1Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._take: Callable[[bytes], None] = self._take_head
+        self._chunked = ChunkedBody()
         self._buffer = b""
         self._left, self._interim, self._keep = 0, 0, False
         self.served = 0
@@ -142,7 +139,7 @@ class Http1Connection(asyncio.Protocol):
         if not useful:
             self._finish(reusable=False)
         elif coded:
-            self._take = self._take_chunk_size
+            self._take, self._chunked = self._take_chunks, ChunkedBody()
             self._take(rest)
         elif length is None:
             self._take = self._take_until_close
@@ -167,62 +164,13 @@ class Http1Connection(asyncio.Protocol):
         if not exchange.data(data):
             self.close()
 
-    def _take_chunk_size(self, data: bytes) -> None:
-        line, data, found = self._line(data)
-        if not found:
-            return
-        size = _CHUNK_SIZE.fullmatch(line)
-        if size is None:
-            raise NotHttp(f"chunk size {line[:20]!r}")
-        self._left = int(size[1], 16)
-        self._take = self._take_chunk if self._left else self._take_trailer
-        if data:
-            self._take(data)
-
-    def _take_chunk(self, data: bytes) -> None:
+    def _take_chunks(self, data: bytes) -> None:
         exchange = cast(Exchange, self._exchange)
-        block, data = data[: self._left], data[self._left :]
-        self._left -= len(block)
+        block = self._chunked.decode(data)
         if block and not exchange.data(block):
             self.close()
-        elif not self._left:
-            self._take = self._take_chunk_end
-            if data:
-                self._take(data)
-
-    def _take_chunk_end(self, data: bytes) -> None:
-        line, data, found = self._line(data)
-        if not found:
-            return
-        if line:
-            raise NotHttp("a chunk is longer than its size says")
-        self._take = self._take_chunk_size
-        if data:
-            self._take(data)
-
-    def _take_trailer(self, data: bytes) -> None:
-        while True:
-            line, data, found = self._line(data)
-            if not found:
-                return
-            if not line:
-                self._finish(reusable=self._keep and not data)
-                return
-            self._interim += 1
-            if self._interim > MAX_HEADERS:
-                raise NotHttp(f"more than {MAX_HEADERS} trailers")
-
-    def _line(self, data: bytes) -> tuple[bytes, bytes, bool]:
-        """(line, rest, True) when a whole line is there; else it waits in the buffer."""
-        buffer = self._buffer + data
-        line, newline, rest = buffer.partition(b"\n")
-        if len(line) > _MAX_CHUNK_LINE + MAX_HEADER_BYTES:
-            raise NotHttp("a line of the chunked coding is too long")
-        if not newline:
-            self._buffer = buffer
-            return b"", b"", False
-        self._buffer = b""
-        return line.removesuffix(b"\r"), rest, True
+        elif self._chunked.finished:
+            self._finish(reusable=self._keep and not self._chunked.rest)
 
 
 def parse_head(head: bytes) -> tuple[int, int, Headers]:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tasks.web.engine import Engine
-from tasks.web.fetch import FetchConfig, Fetched
+from tasks.web.fetch import FetchConfig, Fetched, retry_after_seconds
+from tasks.web.http import Headers
 from tasks.web.resolver import Answer, Lookup
 from tests.tasks.web.hostile_web import IMAGE, HostileWeb, Request, reply, serve_hostile_web, tls_context
 
@@ -443,3 +444,19 @@ def test_the_own_resolver_is_asked_where_nothing_else_is_said(web: HostileWeb, f
     url = "http://photos.example/image.jpg"
     (result,) = fetch([url], connect_to={}, nameservers=("127.0.0.1:9",), dns_seconds=0.05, max_attempts=1)
     assert (result.reason, result.body) == ("dns", None)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("120", 120.0),
+        ("9" * 500, 999_999_999.0),
+        ("Mon, 20 Nov 1995 19:12:08 GMT", 0.0),
+        ("-5", None),
+        ("soon", None),
+        ("Mon, 20 Nov 1995 19:12:08 +99999999999999", None),
+        ("Mon, 99999999999999999999 Nov 1995 19:12:08 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_and_anything_else_is_nothing(value: str, seconds: float | None) -> None:
+    assert retry_after_seconds(Headers([("Retry-After", value)])) == seconds

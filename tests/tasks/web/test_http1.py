@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.web.http import MAX_DRAINED_BYTES, Exchange, Headers, Limits, Refusal, Response
-from tasks.web.http1 import Http1Connection, NotHttp, content_length, parse_head
+from tasks.web.http import MAX_DRAINED_BYTES, Exchange, Headers, Limits, NotHttp, Refusal, Response
+from tasks.web.http1 import Http1Connection, content_length, parse_head
 
 LIMITS = Limits(total_seconds=10, connect_seconds=10, read_seconds=10, max_bytes=1000)
 BODY = bytes(range(256)) * 2
@@ -79,6 +79,20 @@ def test_a_response_is_the_same_however_it_is_cut(kind: str, places: list[int]) 
     outcome, _ = receive(cut(RESPONSES[kind], places))
     assert isinstance(outcome, Response), outcome
     assert (outcome.status, outcome.body) == (200, BODY)
+
+
+@pytest.mark.parametrize("size", [1, 7, 200, 5000])
+def test_thousands_of_small_chunks_in_one_read_are_one_body_and_one_piece(size: int) -> None:
+    body = BODY * 200
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = [body[at : at + size] for at in range(0, len(body), size)]
+    coded = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    limits = Limits(total_seconds=10, connect_seconds=10, read_seconds=10, max_bytes=len(body))
+    for pieces in ([head + coded], [head, coded[:60_000], coded[60_000:]]):
+        outcome, reusable = receive(pieces, closes=False, limits=limits)
+        assert isinstance(outcome, Response), outcome
+        assert outcome.body == body
+        assert reusable
 
 
 @pytest.mark.parametrize("kind", RESPONSES)
