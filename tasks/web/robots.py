@@ -26,9 +26,13 @@ class Robots:
 
 
 def parse_robots(body: bytes, product: str) -> Robots:
-    """Rules of the groups that name `product` (any case), else of the groups for `*`."""
+    """Rules of the groups that name `product` (any case), else of the groups for `*`.
+
+    Cost: linear. Other robots' groups are passed over: rules kept for every agent of a group would cost their product.
+    """
+    ours = product.lower()
     groups: dict[str, list[tuple[str, bool]]] = {}
-    agents: list[str] = []
+    agents: set[str] = set()
     in_rules = False
     for line in body[:MAX_BYTES].decode("utf-8", "replace").removeprefix("\ufeff").splitlines():
         key, colon, value = line.partition("#")[0].partition(":")
@@ -36,15 +40,15 @@ def parse_robots(body: bytes, product: str) -> Robots:
         if not colon:
             continue
         if key == "user-agent":
-            agents = [] if in_rules else agents
+            agents = set() if in_rules else agents
             in_rules = False
             token = _TOKEN.match(value)
-            if token is not None:
-                agents.append(token[0].lower())
-                groups.setdefault(token[0].lower(), [])
+            if token is not None and (name := token[0].lower()) in (ours, "*"):
+                agents.add(name)
+                groups.setdefault(name, [])
         elif key in ("allow", "disallow"):
             in_rules = True
             if value:  # an empty rule allows everything it could forbid
                 for agent in agents:
                     groups[agent].append((normal_path(value), key == "allow"))
-    return Robots(tuple(groups.get(product.lower(), groups.get("*", []))[:_MAX_RULES]))
+    return Robots(tuple(groups.get(ours, groups.get("*", []))[:_MAX_RULES]))

@@ -28,6 +28,16 @@ def test_a_pattern_of_many_stars_takes_no_time() -> None:
 
 
 @pytest.mark.parametrize(
+    "agents", [b"".join(b"User-agent: a%d\n" % n for n in range(12_000)), b"User-agent: *\n" * 12_000]
+)
+def test_a_file_of_many_agents_and_many_rules_costs_no_more_than_its_lines(agents: bytes) -> None:
+    started = time.monotonic()
+    body = b"User-agent: curate-lvd\n" + agents + b"Disallow: /x\n" * 18_000
+    assert not parse_robots(body, "curate-lvd").allows("/x")
+    assert time.monotonic() - started < 2.0
+
+
+@pytest.mark.parametrize(
     ("one", "other"), [("/%7Eme", "/~me"), ("/ü", "/%C3%BC"), ("/%c3%bc", "/%C3%BC"), ("/a%2fb", "/a%2Fb")]
 )
 def test_equal_paths_have_one_normal_form(one: str, other: str) -> None:
