@@ -143,16 +143,6 @@ def write_atomic(path: str) -> Iterator[IO[bytes]]:
         raise
 
 
-def begin_writeback(file: IO[bytes], start: int, length: int) -> None:
-    """Have the kernel begin to write this range of a local file to disk, so that the sync at its end waits for less.
-
-    A hint: nothing happens for remote files, and where a system has no such call.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        # Linux starts to write what is dirty in the range, without waiting; what is dirty stays in the cache.
-        os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_DONTNEED)
-
-
 def _rename(filesystem: fsspec.AbstractFileSystem, source: str, target: str) -> None:
     if "file" in _protocols(filesystem):
         os.replace(source, target)

@@ -3,82 +3,54 @@
 The reader is in `storage.sample_reader`.
 """
 
-import hashlib
 import posixpath
 from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
-from storage.filesystem import begin_writeback, write_atomic
+from storage.filesystem import write_atomic
 from storage.manifest import FileEntry
 from storage.sample_reader import INDEX_SCHEMA, Bookmark, Sample, SampleReader, index_path, read_samples
+from storage.shard_file import PlainHasher, ShardFile, ShardHasher
 from storage.tar_headers import BLOCK_BYTES, RECORD_BYTES, tar_header
 
 __all__ = [
     "INDEX_SCHEMA", "Bookmark", "Sample", "SampleReader", "SampleWriter", "index_path", "read_samples",
 ]  # fmt: skip
 
-_FLUSH_BYTES = 1 << 20
-_WRITEBACK_BYTES = 1 << 23
 _PADDING = [b"\0" * (-size % BLOCK_BYTES) for size in range(BLOCK_BYTES)]
-
-
-class _Hashed:
-    """A file that counts and hashes what goes through it, a MiB at a time: calls cost more than small members do."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.position, self.digest = file, 0, hashlib.sha256()
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = self._begun = 0
-
-    def write(self, *parts: bytes) -> None:
-        size = sum(map(len, parts))
-        self._waiting.extend(parts)
-        self._waiting_bytes += size
-        self.position += size
-        if self._waiting_bytes >= _FLUSH_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        data = b"".join(self._waiting)
-        self._waiting, self._waiting_bytes = [], 0
-        self.digest.update(data)  # lets other threads run, as `write` does
-        self.file.write(data)
-        if self.position - self._begun >= _WRITEBACK_BYTES:
-            begin_writeback(self.file, self._begun, self.position - self._begun)
-            self._begun = self.position
 
 
 class SampleWriter:
     """Writes one tar shard; it appears at `path`, whole, when the block ends well.
 
     Equal samples in equal order give equal bytes: no times, owners or modes but fixed ones. Members of a sample stand
-    together and share the key, as WebDataset wants. Keys must not hold a dot. Memory: 1 MiB and one sample.
+    together and share the key, as WebDataset wants. Keys must not hold a dot. Memory: 4 MiB, or one larger member.
+    `hasher` takes the shard's SHA-256 instead of `hashlib`; `past_cache` is for shards that are not read soon.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, hasher: ShardHasher | None = None, *, past_cache: bool = False) -> None:
         self.path, self.num_samples = path, 0
+        self._hasher, self._past_cache = hasher or PlainHasher(), past_cache
         self._stack = ExitStack()
         self._entry: FileEntry | None = None
 
     def __enter__(self) -> Self:
-        self._out = _Hashed(self._stack.enter_context(write_atomic(self.path)))
+        file = self._stack.enter_context(write_atomic(self.path))
+        self._out = ShardFile(file, self._hasher, past_cache=self._past_cache)
         return self
 
     def add(self, key: str, members: Mapping[str, bytes]) -> dict[str, tuple[int, int]]:
         """Append one sample; returns where each member's bytes lie: extension → (offset, size)."""
         if not members or ("." in key and "." in posixpath.basename(key)):
             raise ValueError(f"a sample needs a key without a dot and at least one member: {key!r}, {list(members)}")
-        places, parts, position = {}, list[bytes](), self._out.position
+        places = {}
         for extension, data in members.items():
             size = len(data)
             header = tar_header(f"{key}.{extension}", size)
-            places[extension] = (position + len(header), size)
-            padding = _PADDING[size % BLOCK_BYTES]
-            parts += (header, data, padding)
-            position += len(header) + size + len(padding)
-        self._out.write(*parts)
+            places[extension] = (self._out.position + len(header), size)
+            self._out.add(header, data, _PADDING[size % BLOCK_BYTES])
         self.num_samples += 1
         return places
 
@@ -99,9 +71,8 @@ class SampleWriter:
     ) -> None:
         if kind is None:
             end = 2 * BLOCK_BYTES
-            self._out.write(b"\0" * (end + -(self._out.position + end) % RECORD_BYTES))
-            self._out.flush()
+            self._out.end(end + -(self._out.position + end) % RECORD_BYTES)
         self._stack.__exit__(kind, error, trace)
         if kind is None:
             name = posixpath.basename(self.path)
-            self._entry = FileEntry(name, self.num_samples, self._out.position, self._out.digest.hexdigest())
+            self._entry = FileEntry(name, self.num_samples, self._out.position, self._hasher.hexdigest())

@@ -26,8 +26,9 @@ from tasks.web.errors import EmptyCrawl
 from tasks.web.fetch import FetchConfig, Fetched
 from tasks.web.in_order import InOrder
 from tasks.web.known_bad import HashList, KnownBad, lists_key, load_known_bad
+from tasks.web.late_hashes import LateHashes
 from tasks.web.policy import Rules, judge_urls
-from tasks.web.rows import CARRIED, SCHEMA, TIMING_COLUMNS, LateMd5s, Rows, Stored, merged, numbers_to_retry
+from tasks.web.rows import CARRIED, SCHEMA, TIMING_COLUMNS, Rows, Stored, merged, numbers_to_retry
 
 __all__ = ["SCHEMA", "TIMING_COLUMNS", "Download", "download", "download_part"]
 
@@ -46,8 +47,8 @@ class Download(FetchConfig):
     """Lists of known-bad files. A match is dropped as `known_bad`, never stored, and logged in the part's
     `known_bad.jsonl`."""
     md5: bool = True
-    """Store every file's MD5 too, as lists of known-bad files that may come later want it; it is an eighth of the
-    download's processor time, a quarter where such a list is given. SHA-256 is always stored."""
+    """Store every file's MD5 too, as lists of known-bad files that may come later want it; it is a tenth of the
+    download's processor time, a third where such a list is given. SHA-256 is always stored."""
     only_failed_of: str | None = None
     """An earlier download of the same URLs ("download/<fingerprint>", or its first characters): what it has is taken
     over, and only what failed there for one of `retry_reasons` is fetched."""
@@ -141,7 +142,7 @@ class _Bin:
     rows: Rows
     bad: KnownBad
     md5: bool
-    late: LateMd5s = field(default_factory=LateMd5s)
+    late: LateHashes
     log: list[dict[str, Any]] = field(default_factory=list)
 
     def take(self, source: Mapping[str, Any], fetched: Fetched, body: bytes | None) -> None:
@@ -149,15 +150,13 @@ class _Bin:
         if body is None or fetched.info is None:
             self.rows.add(fetched, None)
             return
-        stored = Stored(hashlib.sha256(body).hexdigest())
-        detail = None
-        if self.md5 and not self.bad:
-            self.late.add(stored, body)
-        elif self.md5:
-            stored.md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
-        if self.bad:
+        stored, detail = Stored(), None
+        if self.bad:  # before it is stored anywhere
+            stored.sha256 = hashlib.sha256(body).hexdigest()
+            stored.md5 = hashlib.md5(body, usedforsecurity=False).hexdigest() if self.md5 else None
             detail = self.judge(source, fetched.final_url, stored, body)
         if detail is None:
+            self.late.expect(stored)
             extension = FILE_EXTENSIONS[fetched.info.format]
             stored.offset, stored.size = self.tar.add(source["id"], {extension: body})[extension]
         else:
@@ -166,7 +165,7 @@ class _Bin:
 
     def judge(self, source: Mapping[str, Any], final_url: str | None, hashes: Stored, body: bytes) -> str | None:
         """What a file matches, logged; None when it is in no list."""
-        match = self.bad.match(body, md5=hashes.md5 or "", sha256=hashes.sha256)
+        match = self.bad.match(body, md5=hashes.md5 or "", sha256=hashes.sha256 or "")
         if match is None:
             return None
         named = {name: source[name] for name in ("id", "url", "page_url")}
@@ -196,10 +195,10 @@ def download_part(
     numbers = numbers_to_retry(earlier, sorted(config.retry_reasons)) if earlier is not None else None
     todo = sources.take(pa.array(numbers, pa.int64())) if numbers is not None else sources
     bad = load_known_bad(config.known_bad, bad_key)
-    with SampleWriter(f"{out}.tar") as tar:
-        bin_ = _Bin(tar, Rows(layout.relative(f"{out}.tar")), bad, config.md5)
+    late = LateHashes(md5=config.md5, num_images=todo.num_rows)
+    with SampleWriter(f"{out}.tar", late, past_cache=True) as tar:
+        bin_ = _Bin(tar, Rows(layout.relative(f"{out}.tar")), bad, config.md5, late)
         _fetch_all(todo, bin_, config=config, policy=policy, lists=lists)
-        bin_.late.finish()
         if earlier is not None and recheck and bad:
             earlier = _without_bad(earlier, bin_, layout)
     table = bin_.rows.table(todo)

@@ -1,6 +1,5 @@
 """The rows of a download: one per URL, with where its image lies or why there is none."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,6 @@ from tasks.web.fetch import Fetched
 
 CARRIED = ("url", "page_url", "alt", "crawl_date")
 """Columns of the URLs that stand in the result too."""
-_MD5_BYTES, _MD5_AT_ONCE = 8 << 20, 32
 TIMING_COLUMNS = ("attempts", "seconds", "fetched_at")
 """These differ from run to run; nothing may be computed from them."""
 SCHEMA = image_schema(
@@ -32,43 +30,12 @@ SCHEMA = image_schema(
 
 @dataclass(slots=True)
 class Stored:
-    """An image's hashes and where its bytes lie; nowhere (offset None) when they are not to be kept."""
+    """An image's hashes, which may come later, and where its bytes lie: nowhere when they are not to be kept."""
 
-    sha256: str
+    sha256: str | None = None
     md5: str | None = None
     offset: int | None = None
     size: int | None = None
-
-
-class LateMd5s:
-    """MD5s of what has been stored, many at a time: a third of what they cost one by one (`tasks.algorithms.md5`).
-
-    Memory: 8 MiB of bodies, or one larger, and a copy of them.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: list[tuple[Stored, bytes]] = []
-        self._bytes = 0
-
-    def add(self, stored: Stored, body: bytes) -> None:
-        """`stored.md5` will be there after `finish`, if not before."""
-        self._waiting.append((stored, body))
-        self._bytes += len(body)
-        if self._bytes >= _MD5_BYTES:
-            self.finish()
-
-    def finish(self) -> None:
-        """All that is still to be done."""
-        waiting, self._waiting, self._bytes = self._waiting, [], 0
-        bodies = [body for _, body in waiting]
-        if len(bodies) < _MD5_AT_ONCE:
-            digests = [hashlib.md5(body, usedforsecurity=False).digest() for body in bodies]
-        else:
-            from tasks.algorithms.md5 import md5_digests  # numba: a second, which a small crawl does without
-
-            digests = md5_digests(bodies)
-        for (stored, _), digest in zip(waiting, digests, strict=True):
-            stored.md5 = digest.hex()
 
 
 class Rows:
