@@ -20,24 +20,27 @@ from tasks.web.errors import EmptyCrawl
 from tasks.web.html_files import pages_of_html
 from tasks.web.html_images import ALL_WAYS, Srcset, Way
 from tasks.web.pages import Page, Reading, Tally
-from tasks.web.urls import Base, canonical_url, name_url, plain_or_canonical
+from tasks.web.urls import MAX_STORED_CHARS, Base, canonical_url, name_url, plain_or_canonical
 from tasks.web.warc import pages_of_warc
 from tasks.web.wat import pages_of_wat
 
 SCHEMA = verdict_schema(
     pa.field("url", pa.string()),  # canonical; null when no browser could make a URL of raw_url
     pa.field("raw_url", pa.string()),  # as the page had it, where that differs
-    pa.field("page_url", pa.string()),
+    pa.field("page_url", pa.string()),  # its first 4,096 characters
     pa.field("alt", pa.string()),
     pa.field("how", pa.string()),  # where in the page: img@src, img@srcset, noscript:img@src, meta@og:image, ...
     pa.field("crawl_file", pa.string()),
     pa.field("crawl_offset", pa.int64()),  # bytes into the crawl file (compressed), where the page's record starts
     pa.field("crawl_date", pa.string()),  # ISO 8601, UTC
 )
-VERSION = 3
+VERSION = 4
 _FOUND = ("id", "url", "raw_url", "page_url", "alt", "how", "crawl_offset", "crawl_date")  # differ within a crawl file
 _ROWS_PER_BATCH = 20_000
 _ROWS_PER_FILE = 200_000
+_BYTES_PER_FILE = 128 << 20  # of Arrow; 200,000 rows of the usual length are 60 MB
+_IMAGES_AT_A_TIME = 5000  # of one page: one of a few megabytes can name half a million, each with a long URL
+_MAX_DATE_CHARS = 64
 
 
 class Extract(StageConfig):
@@ -98,18 +101,27 @@ def extract_part(part: CrawlFile, out: str, *, config: Extract) -> Outcome:
 
 
 def _tables(part: CrawlFile, reading: Reading, tally: Tally) -> Iterator[pa.Table]:
-    """The rows of a crawl file in tables of at most about _ROWS_PER_FILE; at least one table, be it empty."""
-    rows, done = UrlRows(), 0
+    """The rows of a crawl file in tables of at most about _ROWS_PER_FILE and _BYTES_PER_FILE; at least one table, be it
+    empty."""
+    done = size = 0
     batches: list[pa.RecordBatch] = []
+    for batch in _batches(part, reading, tally):
+        batches.append(batch)
+        size += batch.nbytes
+        if len(batches) * _ROWS_PER_BATCH >= _ROWS_PER_FILE or size >= _BYTES_PER_FILE:
+            yield pa.Table.from_batches(batches, schema=SCHEMA)
+            batches, size, done = [], 0, done + 1
+    if batches or not done:
+        yield pa.Table.from_batches(batches, schema=SCHEMA)
+
+
+def _batches(part: CrawlFile, reading: Reading, tally: Tally) -> Iterator[pa.RecordBatch]:
+    rows = UrlRows()
     for page in _pages(part, reading, tally):
-        rows.add_page(page)
-        if len(rows) >= _ROWS_PER_BATCH:
-            batches.append(rows.take_batch(part.path))
-            if len(batches) * _ROWS_PER_BATCH >= _ROWS_PER_FILE:
-                yield pa.Table.from_batches(batches, schema=SCHEMA)
-                batches, done = [], done + 1
-    if len(rows) or batches or not done:
-        yield pa.Table.from_batches([*batches, rows.take_batch(part.path)], schema=SCHEMA)
+        for _ in rows.add_page(page):
+            yield rows.take_batch(part.path)
+    if len(rows):
+        yield rows.take_batch(part.path)
 
 
 def _pages(part: CrawlFile, reading: Reading, tally: Tally) -> Iterator[Page]:
@@ -129,29 +141,39 @@ class UrlRows:
     def __len__(self) -> int:
         return len(self._columns["id"])
 
-    def add_page(self, page: Page) -> None:
-        """A row for each distinct image URL of a page, in document order; the first way that names it counts."""
+    def add_page(self, page: Page) -> Iterator[None]:
+        """A row for each distinct image URL of a page, in document order; the first way that names it counts.
+
+        Halts whenever there are rows enough for a batch, also within the page.
+        """
         page_url = page.url or None
         base = page_base(page.content.base, page_url)
         ids, urls, raws, _, alts, hows, _, _ = self._columns.values()
-        before = len(ids)
+        of_page = (
+            ("page_url", page_url and page_url[:MAX_STORED_CHARS]),
+            ("crawl_offset", page.offset),
+            ("crawl_date", page.date and page.date[:_MAX_DATE_CHARS]),
+        )
         written: set[str] = set()
         seen: set[str] = set()
-        for raw, how, alt in page.images:
-            if raw in written:
-                continue
-            written.add(raw)
-            name = name_url(raw, base)
-            if name.id not in seen:
-                seen.add(name.id)
-                ids.append(name.id)
-                urls.append(name.url)
-                raws.append(name.raw)
-                alts.append(alt)
-                hows.append(how)
-        count = len(ids) - before
-        for column, value in (("page_url", page_url), ("crawl_offset", page.offset), ("crawl_date", page.date)):
-            self._columns[column] += [value] * count
+        for start in range(0, len(page.images), _IMAGES_AT_A_TIME):
+            before = len(ids)
+            for raw, how, alt in page.images[start : start + _IMAGES_AT_A_TIME]:
+                if raw in written:
+                    continue
+                written.add(raw)
+                name = name_url(raw, base)
+                if name.id not in seen:
+                    seen.add(name.id)
+                    ids.append(name.id)
+                    urls.append(name.url)
+                    raws.append(name.raw)
+                    alts.append(alt)
+                    hows.append(how)
+            for column, value in of_page:
+                self._columns[column] += [value] * (len(ids) - before)
+            if len(ids) >= _ROWS_PER_BATCH:
+                yield
 
     def take_batch(self, crawl_file: str) -> pa.RecordBatch:
         """The rows so far as Arrow; the lists are empty afterwards."""

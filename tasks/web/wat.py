@@ -34,7 +34,9 @@ def pages_of_wat(file: IO[bytes], reading: Reading, tally: Tally) -> Iterator[Pa
             images = images_of_metadata(html, reading)
             warc = content["Envelope"].get("WARC-Header-Metadata") or {}
             url = warc.get("WARC-Target-URI") or record.headers.get("WARC-Target-URI") or ""
-            page = Page(url.removeprefix("<").removesuffix(">"), warc.get("WARC-Date"), offset, images)
+            date = warc.get("WARC-Date")
+            date = date if isinstance(date, str) else None
+            page = Page(url.removeprefix("<").removesuffix(">"), date, offset, images)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             tally.bad(offset, f"{type(error).__name__}: {error}")
             continue

@@ -1,6 +1,7 @@
 """Every page of a crawl is read, whatever lies between the pages, and every image URL becomes one row."""
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,38 @@ def test_a_large_crawl_file_becomes_several_tables_of_the_same_rows(
     assert rows(cut) == rows(whole)
     assert (len(whole.paths(".parquet")), len(cut.paths(".parquet"))) == (1, 4)
     assert [entry.rows for entry in cut.files] == [30, 30, 30, 10]
+
+
+def test_a_page_of_many_images_is_written_in_pieces_with_the_same_rows(
+    tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    html = b"".join(b"<img src=%d><img src=%d>" % (number, number // 3) for number in range(100))
+    pages = [page(f"https://www.example/{part}/", html) for part in range(2)]
+    path = write(tmp_path / "a.warc.gz", gz(pages))
+    whole = run(layout, path)
+    monkeypatch.setattr("tasks.extract._IMAGES_AT_A_TIME", 7)
+    monkeypatch.setattr("tasks.extract._ROWS_PER_BATCH", 10)
+    monkeypatch.setattr("tasks.extract._BYTES_PER_FILE", 5000)
+    cut = run(Layout(str(tmp_path / "cut")), path)
+    assert rows(cut) == rows(whole)
+    assert (whole.rows_in, len(whole.paths(".parquet"))) == (200, 1)
+    assert 5 < len(cut.paths(".parquet")) < 20
+
+
+def test_a_page_address_without_end_is_stored_cut_and_still_the_base(tmp_path: Path, layout: Layout) -> None:
+    address = f"https://www.example/{'a' * 60_000}/"
+    found = rows(run(layout, write(tmp_path / "a.warc.gz", gz([page(address, b"<img src=/x.jpg>" * 2)]))))
+    assert [(row["page_url"], row["url"]) for row in found] == [(address[:4096], "https://www.example/x.jpg")]
+
+
+@pytest.mark.parametrize("date", [5, ["2026"], {"a": 1}, None, "x" * 10_000])
+def test_a_date_that_is_none_costs_the_date_alone(tmp_path: Path, layout: Layout, date: Any) -> None:
+    record = wat_page("https://www.example/", {"Links": [{"path": "IMG@/src", "url": "a.jpg"}]})
+    envelope = json.loads(record.partition(b"\r\n\r\n")[2])
+    envelope["Envelope"]["WARC-Header-Metadata"]["WARC-Date"] = date
+    record = warc_record("metadata", "https://www.example/", json.dumps(envelope).encode(), "application/json")
+    (row,) = rows(run(layout, write(tmp_path / "a.wat.gz", gz([record]))))
+    assert (row["url"], row["crawl_date"]) == ("https://www.example/a.jpg", "x" * 64 if isinstance(date, str) else None)
 
 
 def test_a_base_of_script_or_data_does_not_count(tmp_path: Path, layout: Layout) -> None:
