@@ -35,7 +35,7 @@ def acquire(config: CurateConfig, layout: Layout) -> Acquired:
     downloaded = download(allowed, config.download, layout)
     ahead = config.safety if config.decode_once else None
     screened = filter_images(downloaded, config.screen, layout, "screen", hashes=config.hash_dedup.looks, ahead=ahead)
-    before = hashed_before(earlier, config.hash_dedup)
+    before = hashed_before(earlier)
     distinct = hash_dedup(screened, config.hash_dedup, layout, before, ledger=ledger, history=[known] if known else [])
     safe = filter_images(distinct, config.safety, layout, "safety", seen=screened if ahead else None)
     fresh = Acquired(safe, {"url_policy": allowed, "download": downloaded}, ledger, earlier)

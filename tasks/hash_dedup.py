@@ -4,7 +4,7 @@ Cost: linear, and no decode where the stage before has made the thumbnails in pa
 a JPEG only the luma, at the reduced scale that the hash needs). `pca_features` decodes and encodes each image. Near
 hashes as `tasks.algorithms.hamming` says. Disk: 1.1 KB of thumbnail and hash per image (a hard link of the stage
 before's where that can be), with `pca_features` a byte per feature. Memory: a part's thumbnails; for grouping what
-`tasks.hashing.copies` says, in as many passes as `images_per_pass` asks for.
+`tasks.hashing.copies` says, in as many passes as `images_per_pass` asks for. Earlier crawls: `tasks.hashing.known`.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from storage.filesystem import content_key, file_sha256
+from storage.filesystem import content_key
 from storage.layout import Layout
 from storage.manifest import Manifest
 from storage.records import IMAGE_COLUMNS, image_schema
@@ -23,15 +23,17 @@ from storage.tables import count_drops, kept, read_table, table_from_rows, write
 from tasks.config import StageConfig
 from tasks.earlier import Earlier
 from tasks.encoders import Encoder
+from tasks.graph.scratch import sweep
 from tasks.hashing.copies import Hashed, find_copies
-from tasks.hashing.known import HASHES, STAGE, comparable, known_parts, removed_ids
+from tasks.hashing.known import STAGE, earlier_pca, known_parts, removed_ids
 from tasks.hashing.looks import PREFIX, Kind
-from tasks.hashing.parts import hash_part, looks_work, write_looks
+from tasks.hashing.names import HASHES
+from tasks.hashing.parts import Hashing, hash_part, looks_work, write_looks
 from tasks.hashing.pca import PCA_FILE, write_pca
 from tasks.removal.ledger import Ledger
 from tasks.stage import Outcome, Stage, stage_task
 
-VERSION = 3
+VERSION = 4
 DUPLICATES_FILE = "duplicates.parquet"
 SCHEMA = image_schema(pa.field("hash", pa.string()))  # 16 hex digits (pdq: 64); null for an image without contrast
 
@@ -51,7 +53,7 @@ class HashDedup(StageConfig):
     max_distance: Annotated[int, Field(ge=0, le=63)] = 0
     """Bits that the hashes of one picture may differ by; 0 compares equal ones only. PDQ's publishers use 31."""
     pca_file: str | None = None
-    """A PCA fitted before (an earlier run's pca.npy), so that hashes of several runs can be compared."""
+    """A PCA fitted before (an earlier run's pca.npy). Without one, that of the crawl before, or one fitted here."""
     max_fit_images: Annotated[int, Field(ge=1)] = 1_000_000
     """The PCA is fitted on this many images at most, the first of each part in equal shares."""
     min_correlation: Annotated[float, Field(ge=-1, le=1)] = 0.98
@@ -76,18 +78,15 @@ class HashDedup(StageConfig):
         return "pdq" if self.method == "pdq" else "thumbnails"
 
     def meaning(self) -> dict[str, Any]:
-        """What two runs must share, beside the PCA, for their hashes to be comparable."""
+        """What two runs must share, beside the PCA, for their hashes to mean the same."""
         return {name: value for name, value in self.deciding().items() if name in ("method", "encoder")}
 
 
-def hashed_before(earlier: Earlier | None, config: HashDedup) -> list[Manifest]:
-    """The hash deduplications of all crawls behind the run that this one goes on from, the newest first, whose hashes
-    can be compared with this config's. The others' images are left for self_dedup to compare.
-    """
+def hashed_before(earlier: Earlier | None) -> list[Manifest]:
+    """The hash deduplications of all crawls behind the run that this one goes on from, the newest first."""
     if earlier is None:
         return []
-    fixed = file_sha256(config.pca_file)[1] if config.pca_file else None
-    return comparable(earlier.chain.values(), config.meaning(), fixed)
+    return [one for one in earlier.chain.values() if one.stage == STAGE]
 
 
 @stage_task(name="hash_dedup")
@@ -105,10 +104,12 @@ def hash_dedup(
     The keeper has the most pixels; of those, the earliest crawl date; of those, the smallest id.
 
     `earlier` are hash_dedup stages of earlier crawls: an image is dropped for one of theirs too, unless it has more
-    pixels; then both stay, for self_dedup to choose, because nothing is said here about theirs. Their PCA is used, so
-    that hashes can be compared. What the `ledger` names among them, by what they or the stages of their `history` know,
-    is nobody's keeper any more. Cost of that: their hashes are read once a pass (16 bytes an image in memory, of one
-    pass), their thumbnails only where a hash is shared. Raises ValueError when they were hashed in another way.
+    pixels; then both stay, for self_dedup to choose, because nothing is said here about theirs. The PCA is that of the
+    first of them that has one of this kind; those that were hashed otherwise are hashed again from what they kept, and
+    what cannot be is left out with a warning (facts: earlier_compared, earlier_hashed_again, earlier_left_out). What
+    the `ledger` names among them, by what they or the stages of their `history` know, is nobody's keeper any more, and
+    no copy of it is. Cost: their hashes are read once a pass (16 bytes an image in memory, of one pass), their
+    thumbnails only where a hash is shared or is made again. Raises ValueError for stages of another kind.
     """
     removed = removed_ids(earlier, history, ledger or Ledger())
     also = {"pca": content_key(config.pca_file)} if config.pca_file else {}
@@ -130,7 +131,7 @@ def hash_dedup(
     thumbnails = [stage.path(outcome.files[0].path) for outcome in written]
     pca = None
     if config.method in ("pca", "pca_features"):
-        given = config.pca_file or (earlier[0].file(PCA_FILE) if earlier else None)
+        given = config.pca_file or earlier_pca(earlier, config.meaning())
         pca = write_pca(
             stage.path(PCA_FILE),
             thumbnails,
@@ -138,19 +139,20 @@ def hash_dedup(
             given=given,
             max_fit_images=config.max_fit_images,
         )
-    known = known_parts(earlier, config.meaning(), pca.sha256 if pca else None, removed)
+    how = Hashing(config.method, stage.path(PCA_FILE) if pca else None, config.min_contrast_levels)
+    known = known_parts(stage, earlier, config.meaning(), how, pca.sha256 if pca else None, removed)
     work = [{"part": part, "thumbnails": path} for part, path in zip(parts, thumbnails, strict=True)]
     hashed = stage.map(
         hash_part,
         work,
         prefix=HASHES,
-        pca_path=stage.path(PCA_FILE) if pca else None,
-        min_contrast_levels=config.min_contrast_levels,
-        method=config.method,
+        pca_path=how.pca_path,
+        min_contrast_levels=how.min_contrast_levels,
+        method=how.method,
     )
     new = [Hashed(stage.path(outcome.files[0].path), path) for outcome, path in zip(hashed, thumbnails, strict=True)]
     copies = find_copies(
-        [*new, *known],
+        [*new, *known.parts],
         min_correlation=config.min_correlation,
         images_per_pass=config.images_per_pass,
         max_distance=config.max_distance,
@@ -164,7 +166,10 @@ def hash_dedup(
     judged = stage.map(judge_part, verdicts, duplicates=stage.path(DUPLICATES_FILE))
     # What a later crawl is compared with: promised, so that it is there then.
     kept_for_later = [entry for outcome in (*written, *hashed) for entry in outcome.files]
-    return stage.publish(judged, files=[duplicates, *([pca] if pca else []), *kept_for_later])
+    files = [duplicates, *([pca] if pca else []), *kept_for_later]
+    published = stage.publish(judged, files=files, facts=known.facts)
+    sweep(stage)
+    return published
 
 
 def judge_part(work: Mapping[str, Any], out: str, *, duplicates: str) -> Outcome:

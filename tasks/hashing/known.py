@@ -1,37 +1,143 @@
-"""The hashes of earlier crawls that a new one's can be compared with, without those of images that were taken out."""
+"""The images of earlier crawls that a new one's are compared with, without those that were taken out.
 
-import re
+Their hashes are taken as they are where they were made the way this run makes its own. Where they were made with
+another PCA, method or contrast, they are made again from what was kept of every image (its thumbnail, its features, its
+PDQ hash), which costs no decode: 1 KB read and 65,000 multiplications an image, a part at a time, on the cluster.
+Memory: a part (see `tasks.hashing.parts`). Disk, until the stage is published: 40 bytes an image.
+
+What cannot be compared is left out, with a warning and its number of images in the stage's facts; `self_dedup` finds
+copies of those by their descriptors.
+"""
+
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from storage.filesystem import join
 from storage.manifest import Manifest
+from tasks.graph.scratch import scratch_map
 from tasks.hashing.copies import Hashed
-from tasks.hashing.looks import PREFIX
+from tasks.hashing.looks import PDQ_SUFFIX, PIXELS, load_rows
+from tasks.hashing.names import FEATURES_SUFFIX, beside_thumbnails, look_files
+from tasks.hashing.parts import Hashing, hash_again
 from tasks.hashing.pca import PCA_FILE
+from tasks.progress import run_logger
+from tasks.removal.holdings import find_removed, mapped, with_copies
 from tasks.removal.ledger import Ledger
-from tasks.removal.plan import find_removed
-from tasks.workers import map_parts
+from tasks.stage import Stage
 
 STAGE = "hash_dedup"
-HASHES = "hashes"
-_HASHES = re.compile(rf"{HASHES}-\d+\.parquet")
-_THUMBNAILS = re.compile(rf"{PREFIX}-\d+\.npy")
 
 
-def comparable(stages: Iterable[Manifest], meaning: Mapping[str, Any], pca_sha256: str | None = None) -> list[Manifest]:
-    """Of earlier stages those of hash deduplication whose hashes mean what this run's will, in their order.
+@dataclass
+class Known:
+    """Parts of earlier crawls in the order that they are given in, and what is told about them."""
 
-    They were made with the same method and encoder (`meaning`), with one PCA among them (`pca_sha256`; without it, that
-    of the first), and a removal has left their hashes there.
+    parts: list[Hashed] = field(default_factory=list)
+    compared: int = 0
+    hashed_again: int = 0
+    left_out: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How many images this run's were compared with, and which were left out, why; {} for a run without any."""
+        if not self.compared and not self.left_out:
+            return {}
+        counts = {"earlier_compared": self.compared, "earlier_hashed_again": self.hashed_again}
+        left_out = sum(one["images"] for one in self.left_out)
+        return counts | {"earlier_left_out": left_out} | ({"left_out": self.left_out} if self.left_out else {})
+
+
+def known_parts(
+    stage: Stage,
+    earlier: Sequence[Manifest],
+    meaning: Mapping[str, Any],
+    how: Hashing,
+    pca_sha256: str | None,
+    removed: frozenset[str],
+) -> Known:
+    """The hashed images of earlier crawls, part by part, hashed as this run hashes; those of the ids `removed` do not
+    count. `meaning` is what of this run's config decides what a hash is of: its method and its encoder.
+
+    Raises ValueError for a stage that is no hash deduplication.
     """
-    alike = [
-        one
-        for one in stages
-        if one.stage == STAGE and {name: one.config.get(name) for name in meaning} == dict(meaning) and hashes_of(one)
+    known = Known()
+    for one in earlier:
+        if one.stage != STAGE:
+            raise ValueError(f"{one.path} was made by {one.stage}: give hash_dedup stages of earlier crawls, or none.")
+        pairs = hashes_of(one)
+        why = _missing(one, pairs, meaning)
+        if why is not None:
+            known.left_out.append({"stage": one.reference, "images": one.rows_in, "why": why})
+            run_logger().warning(
+                f"hash_dedup: {one.rows_in:,} images of {one.directory} are not compared by hash: {why}. "
+                "self_dedup compares them by their descriptors."
+            )
+            continue
+        tables = [table for table, _ in pairs]
+        known.compared += one.rows_in
+        if not _alike(one, meaning, how, pca_sha256):
+            known.hashed_again += one.rows_in
+            tables = _hashed_again(stage, one, pairs, how)
+        known.parts += [
+            Hashed(table, thumbnails, new=False, removed=removed)
+            for table, (_, thumbnails) in zip(tables, pairs, strict=True)
+        ]
+    return known
+
+
+def _alike(one: Manifest, meaning: Mapping[str, Any], how: Hashing, pca_sha256: str | None) -> bool:
+    """Whether its hashes mean what this run's do."""
+    same_contrast = one.config.get("min_contrast_levels") == how.min_contrast_levels
+    return _means(one, meaning) and pca_of(one) == pca_sha256 and same_contrast
+
+
+def _means(one: Manifest, meaning: Mapping[str, Any]) -> bool:
+    return {name: one.config.get(name) for name in meaning} == dict(meaning)
+
+
+def _missing(one: Manifest, pairs: Sequence[tuple[str, str]], meaning: Mapping[str, Any]) -> str | None:
+    """Why a stage's images cannot be compared; None when they can."""
+    if not pairs:
+        return None if not one.rows_in else "a removal has deleted their hashes and thumbnails"
+    beside = {"pdq": PDQ_SUFFIX, "pca_features": FEATURES_SUFFIX}.get(meaning["method"])
+    names = {entry.path for entry in one.files}
+    if beside and not all(beside_thumbnails(path, beside).rpartition("/")[2] in names for _, path in pairs):
+        wanted = "PDQ hashes, which need more detail" if beside == PDQ_SUFFIX else "features, which need the encoder"
+        return f"they were hashed with {one.config.get('method')}, which keeps thumbnails and no {wanted}"
+    if beside == FEATURES_SUFFIX and one.config.get("encoder") != meaning["encoder"]:
+        return f"their features are of another encoder, {one.config.get('encoder')}"
+    columns = load_rows(pairs[0][1], np.zeros(0, np.int64)).shape[1]
+    return None if columns == PIXELS else f"their thumbnails have {columns} pixels, and {PIXELS} are wanted"
+
+
+def _hashed_again(stage: Stage, one: Manifest, pairs: Sequence[tuple[str, str]], how: Hashing) -> list[str]:
+    """Tables of hashes of its parts, made as this run makes its own, in files that are swept when it is done."""
+    judged = one.paths(".parquet")
+    work = [
+        {"part": part, "hashes": table, "thumbnails": thumbnails}
+        for part, (table, thumbnails) in zip(judged, pairs, strict=True)
     ]
-    wanted = pca_sha256 or next((pca_of(one) for one in alike), None)
-    return [one for one in alike if pca_of(one) == wanted]
+    outcomes, _ = scratch_map(
+        stage,
+        f"known-{one.fingerprint[:16]}",
+        hash_again,
+        work,
+        pca_path=how.pca_path,
+        min_contrast_levels=how.min_contrast_levels,
+        method=how.method,
+    )
+    return [stage.path(outcome.files[0].path) for outcome in outcomes]
+
+
+def earlier_pca(earlier: Iterable[Manifest], meaning: Mapping[str, Any]) -> str | None:
+    """The PCA file of the first of these stages that hashed with this method and encoder and whose hashes are there:
+    with it they need not be made again. None when no stage has."""
+    alike = (one for one in earlier if _means(one, meaning) and pca_of(one) is not None and hashes_of(one))
+    found = next(alike, None)
+    return None if found is None else found.file(PCA_FILE)
 
 
 def pca_of(manifest: Manifest) -> str | None:
@@ -41,38 +147,20 @@ def pca_of(manifest: Manifest) -> str | None:
 
 def hashes_of(manifest: Manifest) -> list[tuple[str, str]]:
     """The table of hashes and the thumbnails of each of a stage's parts; nothing where a removal deleted them."""
-    names = [entry.path for entry in manifest.files]
-    tables = sorted(name for name in names if _HASHES.fullmatch(name))
-    thumbnails = sorted(name for name in names if _THUMBNAILS.fullmatch(name))
-    paths = [[join(manifest.directory, name) for name in found] for found in (tables, thumbnails)]
-    return list(zip(*paths, strict=True))
-
-
-def known_parts(
-    earlier: Sequence[Manifest], meaning: Mapping[str, Any], pca_sha256: str | None, removed: frozenset[str]
-) -> list[Hashed]:
-    """The hashed images of earlier crawls, part by part, but for those of these ids.
-
-    Raises ValueError for a stage whose hashes mean something else.
-    """
-    for one in earlier:
-        asked = {name: one.config.get(name) for name in meaning}
-        if one.stage != STAGE or asked != dict(meaning) or pca_of(one) != pca_sha256:
-            raise ValueError(
-                f"{one.path} was made by {one.stage} with {asked} and PCA {pca_of(one)}: its hashes cannot be compared "
-                f"with those of {dict(meaning)} and PCA {pca_sha256}. Give hash_dedup stages of that kind, or none."
-            )
-    return [
-        Hashed(table, thumbnails, new=False, removed=removed) for one in earlier for table, thumbnails in hashes_of(one)
-    ]
+    files = look_files(entry.path for entry in manifest.files)
+    tables = {one.part: join(manifest.directory, one.name) for one in files if one.is_hashes}
+    thumbnails = {one.part: join(manifest.directory, one.name) for one in files if one.is_thumbnails}
+    return [(tables[part], thumbnails[part]) for part in sorted(tables) if part in thumbnails]
 
 
 def removed_ids(earlier: Sequence[Manifest], history: Sequence[Manifest], ledger: Ledger) -> frozenset[str]:
-    """Ids of images of earlier crawls that the ledger names, by what these stages know of them."""
+    """Ids of images of earlier crawls that the ledger names, by what these stages know of them, and of the copies that
+    these stages have dropped for one of them: nothing that is in the set stands behind such a copy any more."""
     if not ledger or not earlier:
         return frozenset()
-    tables = [path for manifest in (*earlier, *history) for path in manifest.paths(".parquet")]
-    found, failures = map_parts(find_removed, [(path, ledger) for path in tables])
-    if failures:
-        raise failures[min(failures)]
-    return frozenset(name for named in found for name in named)
+    judged = [path for manifest in earlier for path in manifest.paths(".parquet")]
+    tables = [*judged, *(path for manifest in history for path in manifest.paths(".parquet"))]
+    named: dict[str, str] = {}
+    for found in mapped(find_removed, [(path, ledger) for path in tables]):
+        named |= found
+    return frozenset(with_copies(named, judged))

@@ -1,8 +1,11 @@
-"""One part of hash deduplication: what is looked at (decoded here only where no stage before has), then its hashes."""
+"""One part of hash deduplication: what is looked at (decoded here only where no stage before has), then its hashes.
+
+Memory: a part's thumbnails (1 KB an image), and while they are hashed 8 KB for each of a block of images.
+"""
 
 import hashlib
-import posixpath
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +29,6 @@ from tasks.hashing.looks import (
     DECODED_SIDE,
     PDQ_SUFFIX,
     PIXELS,
-    PREFIX,
     SIDE,
     Kind,
     Looks,
@@ -34,11 +36,20 @@ from tasks.hashing.looks import (
     thumbnail_of,
     write_array,
 )
+from tasks.hashing.names import FEATURES_SUFFIX, beside_thumbnails, look_files
 from tasks.stage import Outcome
 
-FEATURES_SUFFIX = "-features.npy"
-"""uint8 [images, dim]: the features of a part's images, beside its thumbnails."""
 _WAITING_IMAGES = 64
+_BLOCK_IMAGES = 2048
+
+
+@dataclass(frozen=True)
+class Hashing:
+    """How the images of a run are hashed."""
+
+    method: str
+    pca_path: str | None
+    min_contrast_levels: float
 
 
 def thumbnail(data: bytes) -> NDArray[np.uint8]:
@@ -49,12 +60,13 @@ def thumbnail(data: bytes) -> NDArray[np.uint8]:
 def looks_work(images: Manifest, kind: Kind) -> list[dict[str, Any]]:
     """Each part, with the looks that the stage before has made of it in passing, if it has."""
     entries = {entry.path: entry for entry in images.files}
+    found = {(one.part, one.suffix): entries[one.name] for one in look_files(entries) if not one.is_hashes}
+    suffixes = [".npy", *([PDQ_SUFFIX] if kind == "pdq" else [])]
     work: list[dict[str, Any]] = []
     for number, part in enumerate(images.paths(".parquet")):
-        name = f"{PREFIX}-{number:05d}"
-        wanted = [f"{name}.npy", *([f"{name}{PDQ_SUFFIX}"] if kind == "pdq" else [])]
-        ready = [entries[one] for one in wanted] if all(one in entries for one in wanted) else []
-        work.append({"part": part, "ready": ready, "directory": images.directory})
+        ready = {one: found[number, one] for one in suffixes if (number, one) in found}
+        whole = len(ready) == len(suffixes)
+        work.append({"part": part, "ready": ready if whole else {}, "directory": images.directory})
     return work
 
 
@@ -65,7 +77,8 @@ def write_looks(work: Mapping[str, Any], out: str, *, root: str, kind: Kind, enc
     """
     layout, table = Layout(root), kept(read_table(work["part"]))
     if work["ready"]:
-        files = [_taken(entry, work["directory"], out, table.num_rows) for entry in work["ready"]]
+        ready = work["ready"].items()
+        files = [_taken(entry, work["directory"], f"{out}{suffix}", table.num_rows) for suffix, entry in ready]
     else:
         looks = Looks(kind)
         for row in table.select(["image_file", "image_offset", "image_bytes"]).to_pylist():
@@ -77,14 +90,14 @@ def write_looks(work: Mapping[str, Any], out: str, *, root: str, kind: Kind, enc
     return Outcome(table.num_rows, table.num_rows, files=files)
 
 
-def _taken(entry: FileEntry, directory: str, out: str, num_images: int) -> FileEntry:
-    """A ready file, taken over under its own name. Raises ValueError when it is of other images."""
+def _taken(entry: FileEntry, directory: str, target: str, num_images: int) -> FileEntry:
+    """A ready file, taken over. Raises ValueError when it is of other images."""
     if entry.rows != num_images:
         raise ValueError(
             f"{join(directory, entry.path)} holds {entry.rows} images and its part {num_images}: it does not belong to "
             "its part. Delete that stage's folder and run again."
         )
-    return adopt(entry, directory, join(posixpath.dirname(out), entry.path))
+    return adopt(entry, directory, target)
 
 
 def _features(table: pa.Table, encoder: Encoder, layout: Layout) -> NDArray[np.uint8]:
@@ -108,34 +121,57 @@ def hash_part(
     work: Mapping[str, str], out: str, *, pca_path: str | None, min_contrast_levels: float, method: str
 ) -> Outcome:
     """Hash and keeper's criteria of the kept images of one part, in their order."""
-    images, thumbnails = kept(read_table(work["part"])), load_array(work["thumbnails"])
-    flat = contrasts(thumbnails) < min_contrast_levels
-    if method == "pdq":
-        digests = load_array(work["thumbnails"].removesuffix(".npy") + PDQ_SUFFIX)
+    images = kept(read_table(work["part"]))
+    dates = images["crawl_date"] if "crawl_date" in images.column_names else pa.nulls(images.num_rows, pa.string())
+    num_pixels = pc.multiply(images["width"].cast(pa.int64()), images["height"].cast(pa.int64()))
+    how = Hashing(method, pca_path, min_contrast_levels)
+    hashed = _hash_columns(work["thumbnails"], images["sha256"], how)
+    table = pa.table([images["id"], *hashed, num_pixels, dates], schema=HASHED)
+    return Outcome(table.num_rows, table.num_rows, files=[write_table(f"{out}.parquet", table)])
+
+
+def hash_again(
+    work: Mapping[str, str], out: str, *, pca_path: str | None, min_contrast_levels: float, method: str
+) -> Outcome:
+    """The table of hashes of one part of an earlier crawl (`hashes`), made anew as this run makes its own.
+
+    `part` is that part's table of verdicts, which has every image's SHA-256. Raises ValueError when it lacks one.
+    """
+    before, judged = read_table(work["hashes"]), read_table(work["part"], ["id", "sha256"])
+    places = pc.index_in(before["id"].combine_chunks(), value_set=judged["id"].combine_chunks())
+    if places.null_count:
+        raise ValueError(
+            f"{work['hashes']} has {places.null_count} images that {work['part']} has not: the two do not belong "
+            "together. Delete that stage's folder and run its crawl again."
+        )
+    how = Hashing(method, pca_path, min_contrast_levels)
+    hashed = _hash_columns(work["thumbnails"], judged["sha256"].take(places), how)
+    table = pa.table([before["id"], *hashed, before["num_pixels"], before["crawl_date"]], schema=HASHED)
+    return Outcome(table.num_rows, table.num_rows, files=[write_table(f"{out}.parquet", table)])
+
+
+def _hash_columns(thumbnails: str, sha256s: pa.ChunkedArray, how: Hashing) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """The columns hash, bits and hashed of HASHED, of the images of these thumbnails and these files' SHA-256."""
+    pixels = load_array(thumbnails)
+    flat = contrasts(pixels) < how.min_contrast_levels
+    if how.method == "pdq":
+        digests = load_array(beside_thumbnails(thumbnails, PDQ_SUFFIX))
         bits, flat = digests[:, :HASH_BYTES], flat | (digests[:, HASH_BYTES] < MIN_QUALITY)
         hashes = _short_hashes([row.tobytes() for row in bits])
     else:
-        hashes = frequency_hashes(thumbnails) if pca_path is None else _pca_hashes(work["thumbnails"], method, pca_path)
+        hashes = frequency_hashes(pixels) if how.pca_path is None else _pca_hashes(thumbnails, how.method, how.pca_path)
         bits = to_bytes(hashes)
-    by_bytes = np.array([int(digest[:16], 16) for digest in images["sha256"].to_pylist()], np.uint64)
-    dates = images["crawl_date"] if "crawl_date" in images.column_names else pa.nulls(images.num_rows, pa.string())
-    table = pa.table(
-        [
-            images["id"],
-            pa.array(np.where(flat, by_bytes, hashes), pa.uint64()),
-            pa.array([row.tobytes() for row in bits], pa.binary()),
-            pa.array(~flat),
-            pc.multiply(images["width"].cast(pa.int64()), images["height"].cast(pa.int64())),
-            dates,
-        ],
-        schema=HASHED,
+    by_bytes = np.array([int(digest[:16], 16) for digest in sha256s.to_pylist()], np.uint64)
+    return (
+        pa.array(np.where(flat, by_bytes, hashes), pa.uint64()),
+        pa.array([row.tobytes() for row in bits], pa.binary()),
+        pa.array(~flat),
     )
-    return Outcome(table.num_rows, table.num_rows, files=[write_table(f"{out}.parquet", table)])
 
 
 def hashed_bytes(thumbnails: str, method: str) -> NDArray[np.uint8]:
     """What the PCA is of: [images, pixels], or [images, dim] of a network's features."""
-    return load_array(thumbnails.removesuffix(".npy") + FEATURES_SUFFIX if method == "pca_features" else thumbnails)
+    return load_array(beside_thumbnails(thumbnails, FEATURES_SUFFIX) if method == "pca_features" else thumbnails)
 
 
 def _pca_hashes(thumbnails: str, method: str, pca_path: str) -> NDArray[np.uint64]:
@@ -145,7 +181,9 @@ def _pca_hashes(thumbnails: str, method: str, pca_path: str) -> NDArray[np.uint6
             f"{pca_path} is a PCA of {stored.shape[1] - 1} numbers an image, and these images have {rows.shape[1]}: "
             "give a PCA of the same method and encoder, or leave pca_file out to fit one."
         )
-    return hash_thumbnails(rows, Pca(stored[:, :-1], stored[:, -1]))
+    pca = Pca(stored[:, :-1], stored[:, -1])
+    blocks = (rows[start : start + _BLOCK_IMAGES] for start in range(0, len(rows), _BLOCK_IMAGES))
+    return np.concatenate([np.zeros(0, np.uint64), *(hash_thumbnails(block, pca) for block in blocks)])
 
 
 def _short_hashes(digests: Sequence[bytes]) -> NDArray[np.uint64]:

@@ -7,11 +7,15 @@ picture (the 16 hex digits in hash_dedup's tables: they mean the same picture on
 method phash). `drop_removed` marks what the ledger names, `removal.purge` makes it unreadable. Every run reads the
 ledger again, and what it names is refused by URL before it is fetched and by hash after, so that it never comes back.
 
-What an entry names by a hash alone a later crawl does fetch again, from another address or from the old one (whose
-record the purge has made unreadable): a file's hash is known once the file is there. `drop_removed` then drops it,
-before anything is described, shown or packed; its bytes lie in that crawl's `download` until the next purge. Who wants
-no request to be made either names the URL or the domain as well. A copy that hash_dedup had dropped in favour of such
-an image goes with it.
+A removed image that comes again is kept out by what its entry names, and by nothing else:
+
+- by URL or domain: it is refused before a request is made.
+- by a file's hash: a later crawl does fetch it again, from another address or from the old one, for a file's hash is
+  known once the file is there. `drop_removed` then drops it, before anything is described, shown or packed; its bytes
+  lie in that crawl's `download` until the next purge. By the hash of its picture: the same, for re-encoded files too.
+- as a copy (another address, other bytes) of what was named by URL alone: it comes in. No crawl is compared with a
+  removed image any more, nor with the copies that were dropped in its favour, which go with it: nothing of either is
+  left to compare with, and who asked for one address did not speak of another. Name the picture's hash to keep out all.
 
 Memory: about 200 bytes per entry, in every worker that matches. Cost: linear in rows; a domain costs a hash per label
 of each distinct host.

@@ -4,37 +4,21 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from storage.filesystem import exists, file_sizes, join, list_files, open_read
+from storage.filesystem import exists, file_sizes, join, list_files
 from storage.layout import Layout
 from storage.manifest import Manifest, load_manifest
-from tasks.removal.ledger import MATCHED_COLUMNS, Ledger
-from tasks.workers import map_parts
+from tasks.removal.holdings import Holding, Removed, find_removed, holding_of, mapped, read_columns, with_copies
+from tasks.removal.ledger import Ledger
+from tasks.removal.looks import cuttable, is_for_later, is_order, to_cut
 
 _BASE = "base"
 _TRAINED = ("pretrain", "evaluate")
-_FOR_LATER = ("thumbnails-", "hashes-")
-_THUMBNAILS = ".thumbnails.npy"
-Removed = Mapping[str, str]
-"""Id of a removed image -> the entry that names it."""
+_HASHED = "hash_dedup"
 
 
 class StillHeld(RuntimeError):
     """A kept stage holds a removed image where it cannot be cut out: the run that made it did not know the ledger."""
-
-
-@dataclass(frozen=True)
-class Holding:
-    """What one table knows of removed images: the ids of its rows, of its kept rows, and where bytes of them lie."""
-
-    ids: frozenset[str]
-    kept: frozenset[str]  # none in a table without verdicts
-    places: tuple[tuple[str, int, int], ...]  # image_file, offset, bytes
 
 
 @dataclass(frozen=True)
@@ -48,19 +32,30 @@ class PurgePlan:
     """Tars in kept folders, and the (offset, bytes) in them that become zeros."""
     tables: tuple[str, ...] = ()
     """Tables in kept folders whose rows of removed images become tombstones."""
+    looks: Mapping[str, str] = field(default_factory=dict)
+    """Thumbnails and hashes in kept folders out of which their rows are cut, and the table that tells the order."""
     files: tuple[str, ...] = ()
     """Other files and folders that are deleted: what no manifest names, receipts, reports."""
     outside: tuple[str, ...] = ()
     """Files outside the root that hold a removed image, left alone."""
     trained: tuple[str, ...] = ()
     """Trainings on a dataset that held one, left alone: their weights hold no image."""
+    num_copies: int = 0
+    """How many of `removed` the ledger does not name: hash deduplication had dropped them as copies of what it does."""
+
+    @property
+    def touched(self) -> tuple[str, ...]:
+        """Folders that are kept, and whose manifests change."""
+        return tuple(sorted({posixpath.dirname(path) for path in (*self.tars, *self.tables, *self.looks)}))
 
     def lines(self) -> Iterator[str]:
         """One line for each thing that is or would be done."""
-        yield f"{len(self.removed)} images are named by the ledger"
+        named = f"{len(self.removed) - self.num_copies} images are named by the ledger"
+        yield f"{named}, and {self.num_copies} were dropped as copies of them" if self.num_copies else named
         yield from (f"delete folder {path}" for path in self.folders)
         yield from (f"zero {sum(size for _, size in places):,} bytes in {tar}" for tar, places in self.tars.items())
         yield from (f"mark rows in {path}" for path in self.tables)
+        yield from (f"cut rows out of {path}" for path in self.looks)
         yield from (f"delete {path}" for path in self.files)
         yield from (f"outside the root, NOT touched: {path}" for path in self.outside)
         yield from (f"trained on it, NOT touched: {path}" for path in self.trained)
@@ -83,6 +78,17 @@ class Folder:
         """None for a half-done one."""
         return load_manifest(self.path) if exists(join(self.path, "manifest.json")) else None
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether it is of a stage behind the drop: it has vectors of images, or images in shards."""
+        arrays = self.manifest.paths(".npy") if self.manifest else []
+        return self.is_packed or not all(is_for_later(posixpath.basename(path)) for path in arrays)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it is of a stage whose rows are those of shards."""
+        return self.manifest is not None and self.manifest.stage in ("pack", "shuffle")
+
     @cached_property
     def tables(self) -> list[str]:
         """All its Parquet files, whether a manifest names them or not."""
@@ -90,12 +96,18 @@ class Folder:
 
     @cached_property
     def unnamed(self) -> list[str]:
-        """Files that its manifest does not promise, or promises to later crawls' hash deduplication alone: pictures and
-        hashes of all images, which that can do without."""
+        """Files that its manifest does not promise."""
         promised = {entry.path for entry in self.manifest.files} if self.manifest else set()
-        named = {name for name in promised if not is_for_later(name)}
-        known = named | {"manifest.json", "timing.json"}
+        known = promised | {"manifest.json", "timing.json"}
         return [join(self.path, name) for name in sorted(file_sizes(self.path)) if name not in known]
+
+    def holds_rows(self, holdings: Mapping[str, Holding]) -> bool:
+        """Whether a removed image is kept in it, or has a hash or thumbnail there, be it in scratch that was left."""
+        scratch = set(self.unnamed)
+        return any(
+            holdings[table].kept or (holdings[table].ids and (table in scratch or is_order(table)))
+            for table in self.tables
+        )
 
 
 def plan_purge(layout: Layout, keep: Sequence[Manifest], ledger: Ledger) -> PurgePlan:
@@ -105,26 +117,41 @@ def plan_purge(layout: Layout, keep: Sequence[Manifest], ledger: Ledger) -> Purg
     """
     folders = _folders(layout, keep)
     tables = [table for folder in folders for table in folder.tables]
-    removed: dict[str, str] = {}
-    for found in _mapped(find_removed, [(table, ledger) for table in tables]):
-        removed = found | removed
-    if not removed:
+    named: dict[str, str] = {}
+    for found in mapped(find_removed, [(table, ledger) for table in tables]):
+        named = found | named
+    if not named:
         return PurgePlan({})
-    holdings = dict(zip(tables, _mapped(holding_of, [(table, frozenset(removed)) for table in tables]), strict=True))
+    removed = named | _copies(named, [folder for folder in folders if folder.is_kept])
+    holdings = dict(zip(tables, mapped(holding_of, [(table, frozenset(removed)) for table in tables]), strict=True))
     doomed = [folder for folder in folders if not folder.is_kept and _holds(folder, folders, holdings, layout, {})]
     staying = [folder for folder in folders if folder not in doomed]
     _check_kept(staying, holdings)
-    holders = [folder for folder in staying if any(holdings[table].kept for table in folder.tables)]
+    holders = [folder for folder in staying if folder.holds_rows(holdings)]
+    orders = {folder.path: cuttable(folder.manifest, holdings) for folder in holders if folder.manifest}
     tars, outside = _places(holdings.values(), staying, layout)
     return PurgePlan(
         removed,
         tuple(folder.path for folder in doomed),
         tars,
         tuple(t for folder in holders for t in folder.tables if holdings[t].kept and t not in folder.unnamed),
-        tuple(_leftovers(doomed, holders, tars, staying, layout)),
+        {path: order for found in orders.values() for path, order in to_cut(found, holdings).items()},
+        tuple(_leftovers(doomed, holders, tars, staying, layout, orders)),
         outside,
         tuple(folder.path for folder in staying if folder.is_trained and not folder.is_kept),
+        len(removed) - len(named),
     )
+
+
+def _copies(named: Removed, kept: Sequence["Folder"]) -> dict[str, str]:
+    """What kept hash deduplications have dropped as copies of named images: they are gone from the set, and would show
+    it still. Not those that another kept run, of other settings, has in its set by their own right."""
+    judged = [path for one in kept if one.manifest and one.manifest.stage == _HASHED for path in one.tables]
+    copies = {name: entry for name, entry in with_copies(named, judged).items() if name not in named}
+    behind = [one for one in kept if one.is_behind] if copies else []
+    held = mapped(holding_of, [(table, frozenset(copies)) for one in behind for table in one.tables])
+    own = frozenset().union(*(one.ids for one in held))
+    return {name: entry for name, entry in copies.items() if name not in own}
 
 
 def _folders(layout: Layout, keep: Sequence[Manifest]) -> list[Folder]:
@@ -155,44 +182,6 @@ def _place(reference: str, layout: Layout) -> str:
     return layout.dataset(print_) if stage == "pack" else layout.stage(stage, print_)
 
 
-def _mapped(function: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-    results, failures = map_parts(function, calls)
-    if failures:
-        raise failures[min(failures)]
-    return results
-
-
-def find_removed(path: str, ledger: Ledger) -> dict[str, str]:
-    """Ids of a table's rows that the ledger names, and the entry; {} for a table without ids."""
-    table = _columns(path, MATCHED_COLUMNS)
-    if "id" not in table.column_names:
-        return {}
-    entries = ledger.match(table)
-    hit = pc.is_valid(entries)
-    return dict(zip(table["id"].filter(hit).to_pylist(), entries.filter(hit).to_pylist(), strict=True))
-
-
-def holding_of(path: str, removed: frozenset[str]) -> Holding:
-    """What a table knows of these ids."""
-    table = _columns(path, ("id", "drop", "image_file", "image_offset", "image_bytes"))
-    if "id" not in table.column_names:
-        return Holding(frozenset(), frozenset(), ())
-    rows = table.filter(pc.is_in(table["id"], pa.array(sorted(removed)))).to_pylist()
-    places = [
-        (row["image_file"], row["image_offset"], row["image_bytes"])
-        for row in rows
-        if row.get("image_file") is not None
-    ]
-    kept = frozenset(row["id"] for row in rows if row.get("drop", "") is None)
-    return Holding(frozenset(row["id"] for row in rows), kept, tuple(places))
-
-
-def _columns(path: str, names: Iterable[str]) -> pa.Table:
-    with open_read(path) as file:
-        parquet = pq.ParquetFile(file)
-        return parquet.read([name for name in names if name in parquet.schema_arrow.names])
-
-
 def _holds(
     folder: Folder,
     folders: Sequence[Folder],
@@ -219,20 +208,19 @@ def _holds(
 
 
 def _has_ids(path: str) -> bool:
-    return "id" in _columns(path, ("id",)).column_names
+    return "id" in read_columns(path, ("id",)).column_names
 
 
 def _check_kept(staying: Sequence[Folder], holdings: Mapping[str, Holding]) -> None:
     for folder in staying:
-        manifest = folder.manifest
-        if manifest is None:
+        if not folder.is_behind:
             continue
-        packs = manifest.stage in ("pack", "shuffle")
-        held = [holdings[table].ids if packs else holdings[table].kept for table in folder.tables]
+        held = [holdings[table].ids if folder.is_packed else holdings[table].kept for table in folder.tables]
         ids = sorted(set().union(*held))
-        if ids and (packs or manifest.paths(".npy")):
+        if ids:
+            stage = posixpath.basename(posixpath.dirname(folder.path))
             raise StillHeld(
-                f"{folder.path} ({manifest.stage}) still holds {len(ids)} removed images, {ids[0]} first. Run the flow "
+                f"{folder.path} ({stage}) still holds {len(ids)} removed images, {ids[0]} first. Run the flow "
                 "again, so that it drops what the ledger names (take the file out of its folder if it belongs to a "
                 "curated source), or do not keep this run; then purge."
             )
@@ -256,7 +244,12 @@ def _places(
 
 
 def _leftovers(
-    doomed: Sequence[Folder], holders: Sequence[Folder], tars: Iterable[str], staying: Sequence[Folder], layout: Layout
+    doomed: Sequence[Folder],
+    holders: Sequence[Folder],
+    tars: Iterable[str],
+    staying: Sequence[Folder],
+    layout: Layout,
+    orders: Mapping[str, Mapping[str, str]],
 ) -> Iterator[str]:
     """What is deleted beside whole folders."""
     for folder in doomed:
@@ -265,13 +258,16 @@ def _leftovers(
     for folder in staying:
         if folder.path in touched:
             yield from folder.unnamed
+            yield from _useless_looks(folder, orders.get(folder.path, {}))
             yield from _existing(receipts_of(folder.path, layout))
-    yield from list_files(join(layout.root, "runs", "*", "*.html"))
+    yield from list_files(join(layout.root, "runs", "*", "*.html*"))
 
 
-def is_for_later(name: str) -> bool:
-    """Whether a file is only there for a later crawl, or a later stage, to save work by."""
-    return name.startswith(_FOR_LATER) or name.endswith(_THUMBNAILS)
+def _useless_looks(folder: Folder, orders: Mapping[str, str]) -> Iterator[str]:
+    """Pictures and hashes of all images for later crawls to be compared with, whose order cannot be told."""
+    for entry in folder.manifest.files if folder.manifest else ():
+        if is_for_later(entry.path) and (path := join(folder.path, entry.path)) not in orders:
+            yield from _existing(path)
 
 
 def receipts_of(folder: str, layout: Layout) -> str:

@@ -8,8 +8,8 @@ What is left to do is here. Each folder below root/stages and root/datasets is o
   keeps are deleted without a look: what is in them cannot be told.
 - **kept, before the drop** (download, filters, hash dedup): the image's bytes in its tars become zeros, in a tar of
   the same offsets; its row stays as a tombstone (`removed`, detail = the entry), so that a stage that is made anew
-  passes it over; files that no manifest names (scratch), the hashes and thumbnails that a later crawl's hash
-  deduplication would compare with, and the receipts are deleted.
+  passes it over; its rows are cut out of the thumbnails and hashes that a later crawl is compared with, the others'
+  left in their order (`tasks.removal.looks`); files that no manifest names (scratch) and the receipts are deleted.
 - **kept, behind the drop**: has no kept row of the image. If it has one and vectors or shards besides, the run did not
   know the ledger yet, and StillHeld says to run it again first.
 
@@ -21,9 +21,12 @@ Killed anywhere, it can be run again: tars keep their size and are zeroed again;
 the manifest takes up in one write, after all else in its folder; of a deleted folder the manifest goes first, and what
 is left of it is half done. Nothing else may write below the root meanwhile.
 
-An image that the ledger names by URL alone may lie in the pool under another URL too: name its hash to take out every
-copy. Cost: reads the ids, URLs and hashes of all tables below the root twice, in parts on the cluster, and writes the
-tars that hold a removed image once.
+What the kept runs' hash deduplication has dropped as a copy of a removed image goes with it: it is in no dataset, and
+shows the same. Any other copy stays, such as a larger one in whose favour the named one had been dropped: an image that
+the ledger names by URL alone may lie in the pool under another URL too. Name its hash to take out every copy.
+
+Cost: reads the ids, URLs and hashes of all tables below the root twice, in parts on the cluster, and writes the tars
+and the thumbnails that hold a removed image once.
 """
 
 import dataclasses
@@ -36,27 +39,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.core import url_to_fs
 
-from storage.filesystem import file_sha256, is_url, join
+from storage.filesystem import exists, file_sha256, is_url, join
 from storage.layout import Layout
 from storage.manifest import FileEntry, Manifest, load_manifest, save_manifest
 from storage.overwrite import Place, overwrite
 from storage.tables import read_table, write_table
+from tasks.hashing.names import MARK
+from tasks.removal.holdings import Removed
 from tasks.removal.ledger import REMOVED, Ledger
-from tasks.removal.plan import PurgePlan, Removed, is_below, is_for_later, plan_purge
-
-_MARK = "-removed-"
+from tasks.removal.looks import cut, is_for_later
+from tasks.removal.plan import PurgePlan, is_below, plan_purge
 
 
 def purge(layout: Layout, keep: Sequence[Manifest], ledger: Ledger) -> PurgePlan:
     """Do what `plan_purge` says, and return it. Raises StillHeld before anything is touched."""
     plan = plan_purge(layout, keep, ledger)
-    for path in (*plan.folders, *plan.tars, *plan.tables, *plan.files):
+    for path in (*plan.folders, *plan.tars, *plan.tables, *plan.looks, *plan.files):
         _check_below(path, layout)
     for tar, places in plan.tars.items():
         zero_places(tar, places)
     for path in plan.files:  # while the tables still tell that their folders hold the image
         _delete(path)
-    for folder in sorted({posixpath.dirname(path) for path in (*plan.tars, *plan.tables)}):
+    for folder in plan.touched:
         _rewrite_manifest(folder, plan)
     for path in plan.folders:
         _delete_folder(path)
@@ -69,29 +73,36 @@ def zero_places(tar: str, places: Sequence[Place]) -> None:
 
 
 def _rewrite_manifest(folder: str, plan: PurgePlan) -> None:
-    """New checksums of zeroed tars, tombstones under new names; the manifest takes them up in one write, then the old
-    tables are deleted."""
+    """New checksums of zeroed tars, tombstones and thumbnails with rows cut out under new names; the manifest takes
+    them up in one write, then the old ones are deleted: tables last, for they tell that the others hold the image."""
     manifest = load_manifest(folder)
-    entries, marked, replaced = [], 0, []
+    looks = {path: order for path, order in plan.looks.items() if posixpath.dirname(path) == folder}
+    replaced = cut(looks, plan.removed, _mark(plan.removed))
+    marked, gone = 0, set(plan.files)
+    entries = []
     for entry in manifest.files:
         path = join(folder, entry.path)
-        if is_for_later(entry.path):
-            continue  # deleted, perhaps by a purge that was killed
+        if path in gone or (is_for_later(entry.path) and not exists(path)):
+            continue  # the second: deleted by a purge that was killed
         if path in plan.tars:
             size, sha256 = file_sha256(path)
             entry = dataclasses.replace(entry, bytes=size, sha256=sha256)
         elif path in plan.tables:
-            entry, rows = _tombstones(path, plan.removed)
+            replaced[path], rows = _tombstones(path, plan.removed)
             marked += rows
-            replaced.append(path)
-        entries.append(entry)
+        entries.append(replaced.get(path, entry))
     manifest.files = tuple(entries)
     if marked:
         drops = {**manifest.drops, REMOVED: manifest.drops.get(REMOVED, 0) + marked}
         manifest.rows_kept, manifest.drops = manifest.rows_kept - marked, dict(sorted(drops.items()))
     save_manifest(manifest)
-    for path in replaced:
+    for path in sorted(replaced, key=lambda path: (path.endswith(".parquet"), path)):
         _delete(path)
+
+
+def _mark(removed: Removed) -> str:
+    """What tells files that were written without these images from those that were written without others."""
+    return hashlib.sha256("".join(sorted(removed)).encode()).hexdigest()[:8]
 
 
 def _tombstones(path: str, removed: Removed) -> tuple[FileEntry, int]:
@@ -103,9 +114,8 @@ def _tombstones(path: str, removed: Removed) -> tuple[FileEntry, int]:
     for name, value in (("drop", pa.scalar(REMOVED)), ("detail", named)):
         column = table.schema.get_field_index(name)
         table = table.set_column(column, table.schema.field(column), pc.if_else(hit, value, table[name]))
-    stem = path.removesuffix(".parquet").partition(_MARK)[0]
-    mark = hashlib.sha256("".join(sorted(removed)).encode()).hexdigest()[:8]
-    return write_table(f"{stem}{_MARK}{mark}.parquet", table), int(pc.sum(hit).as_py() or 0)
+    stem = path.removesuffix(".parquet").partition(MARK)[0]
+    return write_table(f"{stem}{MARK}{_mark(removed)}.parquet", table), int(pc.sum(hit).as_py() or 0)
 
 
 def _check_below(path: str, layout: Layout) -> None:

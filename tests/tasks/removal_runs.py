@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
+from storage.filesystem import read_bytes
 from storage.layout import Layout
-from storage.manifest import Manifest, fingerprint, save_manifest
+from storage.manifest import Manifest, fingerprint, load_manifest, save_manifest
 from storage.records import IMAGE_COLUMNS
 from storage.samples import SampleWriter
 from storage.tables import kept, read_table, table_from_rows, write_table
@@ -19,6 +21,7 @@ from tasks.config import StageConfig
 from tasks.download import SCHEMA as DOWNLOADED
 from tasks.hash_dedup import HashDedup, hash_dedup
 from tasks.pack import Pack, pack
+from tasks.removal import looks, purge
 from tasks.removal.ledger import drop_removed, load_ledger
 from tasks.shuffle import HISTORY_COLUMNS, Shuffle, shuffle
 from tasks.stage import Outcome, Stage
@@ -160,3 +163,66 @@ def stage_of(layout: Layout, name: str, parts: Sequence[pa.Table]) -> Manifest:
     manifest = Manifest(name, 1, print_, folder, {}, {}, files, rows, rows, {})
     save_manifest(manifest)
     return manifest
+
+
+def holders(layout: Layout, needle: bytes) -> list[str]:
+    """Files below the root, but for the ledger, in which these bytes stand."""
+    root = Path(layout.root)
+    files = [path for path in root.rglob("*") if path.is_file() and root / "ledger" not in path.parents]
+    return sorted(str(path.relative_to(root)) for path in files if needle in path.read_bytes())
+
+
+def middle(data: bytes) -> bytes:
+    return data[len(data) // 2 - 32 : len(data) // 2 + 32]
+
+
+def tree(layout: Layout) -> dict[str, str]:
+    """Every file below the root with its hash; times apart."""
+    root = Path(layout.root)
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file() and path.name != "timing.json"
+    }
+
+
+def manifests(layout: Layout) -> list[Manifest]:
+    found = [*Path(layout.root).glob("stages/*/*/manifest.json"), *Path(layout.root).glob("datasets/*/manifest.json")]
+    return [load_manifest(str(path.parent)) for path in sorted(found)]
+
+
+def assert_whole(layout: Layout) -> None:
+    """Every remaining stage has exactly what its manifest promises."""
+    for manifest in manifests(layout):
+        for entry in manifest.files:
+            data = read_bytes(f"{manifest.directory}/{entry.path}")
+            assert (len(data), hashlib.sha256(data).hexdigest()) == (entry.bytes, entry.sha256), entry.path
+
+
+class Killed(BaseException):
+    """The process dies."""
+
+
+STEPS = [
+    *((purge, name) for name in ("zero_places", "write_table", "save_manifest", "_delete")),
+    *((looks, name) for name in ("write_table", "write_array")),
+]
+"""All that a purge does to files."""
+
+
+def kill(patch: pytest.MonkeyPatch, after: int) -> None:
+    """Every step of a purge counts; the one with number `after` does not happen."""
+    done = 0
+
+    def wrapped(real: Any) -> Any:
+        def step(*arguments: Any) -> Any:
+            nonlocal done
+            if done == after:
+                raise Killed
+            done += 1
+            return real(*arguments)
+
+        return step
+
+    for module, name in STEPS:
+        patch.setattr(module, name, wrapped(getattr(module, name)))

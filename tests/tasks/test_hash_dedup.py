@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from examples.sample_web.concepts import CONCEPTS, render_scene
 from examples.sample_web.plants import transform
-from storage.images import Pixels, decode_gray, encode_jpeg
+from storage.images import decode_gray, encode_jpeg
 from storage.layout import Layout
 from storage.manifest import FileEntry, Manifest
 from storage.tables import read_table
@@ -21,28 +20,16 @@ from tasks.filters import Geometry
 from tasks.hash_dedup import HashDedup, hash_dedup
 from tasks.hashing import parts
 from tasks.hashing.copies import find_copies
-from tasks.hashing.known import comparable, pca_of
 from tasks.hashing.looks import load_rows
 from tasks.hashing.parts import frequency_hashes, thumbnail
 from tasks.image_filter import ImageFilter, filter_images
-from tasks.removal.ledger import Ledger, entries_of
+from tests.tasks.hash_pictures import copies_of, hash_pictures, scene
 from tests.tasks.image_stages import downloaded, rows_of, verdicts
-
-
-def _scene(number: int, size: tuple[int, int] = (192, 144)) -> Pixels:
-    return render_scene(CONCEPTS[number % len(CONCEPTS)], number, size)
 
 
 @pytest.fixture(scope="module")
 def pictures() -> dict[str, bytes]:
-    """60 different scenes; of the first 10 a second file with the same bytes, of the next 20 a recompressed one."""
-    images = {f"{number:03d}-scene": encode_jpeg(_scene(number), quality=90) for number in range(60)}
-    images |= {f"{number:03d}-again": images[f"{number:03d}-scene"] for number in range(10)}
-    rng = np.random.default_rng(5)
-    for number in range(10, 30):
-        copy = transform("recompress", _scene(number), rng)
-        images[f"{number:03d}-recompressed"] = encode_jpeg(copy, quality=90)
-    return images
+    return hash_pictures()
 
 
 def test_same_bytes_are_always_one_picture_and_different_scenes_never_are(
@@ -71,9 +58,9 @@ def test_the_cut_into_parts_and_the_passes_change_no_verdict(pictures: dict[str,
 
 
 def test_the_keeper_is_the_largest_then_the_earliest_then_the_first_by_id(layout: Layout) -> None:
-    scene = _scene(3, (256, 192))
-    small = np.asarray(Image.fromarray(scene).resize((128, 96), Image.Resampling.BOX))
-    large, other = encode_jpeg(scene, quality=90), encode_jpeg(_scene(4, (256, 192)), quality=90)
+    pixels = scene(3, (256, 192))
+    small = np.asarray(Image.fromarray(pixels).resize((128, 96), Image.Resampling.BOX))
+    large, other = encode_jpeg(pixels, quality=90), encode_jpeg(scene(4, (256, 192)), quality=90)
     images = {
         "a": encode_jpeg(small, quality=95),
         "b": large,
@@ -99,7 +86,7 @@ def test_the_keeper_is_the_largest_then_the_earliest_then_the_first_by_id(layout
 
 def test_pictures_without_contrast_are_compared_by_their_bytes(layout: Layout) -> None:
     grays = [encode_jpeg(np.full((100, 100, 3), level, np.uint8), quality=90) for level in (60, 61, 200)]
-    scenes = {f"scene{number}": encode_jpeg(_scene(number), quality=90) for number in range(4)}
+    scenes = {f"scene{number}": encode_jpeg(scene(number), quality=90) for number in range(4)}
     images = {"plain0": grays[0], "plain1": grays[1], "plain2": grays[2], "plain3": grays[0], **scenes}
     rows = {row["id"]: row for row in rows_of(hash_dedup.fn(downloaded(layout, images), HashDedup(), layout))}
     assert [name for name, row in rows.items() if row["drop"]] == ["plain3"]
@@ -110,7 +97,7 @@ def test_pictures_without_contrast_are_compared_by_their_bytes(layout: Layout) -
 
 def test_an_equal_hash_alone_does_not_merge_different_pictures(layout: Layout) -> None:
     """With a PCA of one direction there are two hashes; only what is alike as well is a copy."""
-    images = {f"{number}": encode_jpeg(_scene(number), quality=90) for number in range(24)}
+    images = {f"{number}": encode_jpeg(scene(number), quality=90) for number in range(24)}
     images["24"] = images["7"]
     one_bit = np.zeros((1, 1025))
     one_bit[0, :512] = 1
@@ -123,7 +110,7 @@ def test_an_equal_hash_alone_does_not_merge_different_pictures(layout: Layout) -
 
 
 def test_dropped_images_are_left_out_and_an_empty_stage_is_no_error(layout: Layout) -> None:
-    data = encode_jpeg(_scene(1), quality=90)
+    data = encode_jpeg(scene(1), quality=90)
     gone = {"a": {"drop": "too_small"}, "b": {"drop": "too_small"}}
     assert (
         rows_of(hash_dedup.fn(downloaded(layout, {"a": data, "c": data}, extra=gone), HashDedup(), layout))[0]["id"]
@@ -177,9 +164,9 @@ def test_phash_is_imagehashs_on_our_thumbnails(pictures: dict[str, bytes], layou
 def test_a_resized_copy_has_nearly_the_same_thumbnail() -> None:
     rng = np.random.default_rng(0)
     for number in range(12):
-        scene = _scene(number, (480, 360))
-        small = encode_jpeg(transform("resize", scene, rng), quality=90)
-        pair = np.stack([thumbnail(encode_jpeg(scene, quality=90)), thumbnail(small)]).astype(float)
+        pixels = scene(number, (480, 360))
+        small = encode_jpeg(transform("resize", pixels, rng), quality=90)
+        pair = np.stack([thumbnail(encode_jpeg(pixels, quality=90)), thumbnail(small)]).astype(float)
         assert np.corrcoef(pair)[0, 1] > 0.99
 
 
@@ -188,10 +175,6 @@ def test_no_copies_give_an_empty_table(layout: Layout, pictures: dict[str, bytes
     manifest = hash_dedup.fn(downloaded(layout, few), HashDedup(), layout)
     assert read_table(manifest.file("duplicates.parquet")).num_rows == 0
     assert find_copies([], min_correlation=0.9, images_per_pass=10).num_rows == 0
-
-
-def _copies_of(manifest: Manifest) -> dict[str, str]:
-    return {row["id"]: row["other"] for row in rows_of(manifest) if row["drop"]}
 
 
 def test_pdq_finds_the_same_bytes_and_its_hash_is_the_published_one(pictures: dict[str, bytes], layout: Layout) -> None:
@@ -208,53 +191,12 @@ def test_a_larger_radius_finds_more_copies_and_never_other_scenes(
 ) -> None:
     source = downloaded(layout, pictures, parts=3)
     radius = {"pca": 6, "phash": 6, "pdq": 31}[method]
-    exact = _copies_of(hash_dedup.fn(source, HashDedup(method=method), layout))
-    near = _copies_of(hash_dedup.fn(source, HashDedup(method=method, max_distance=radius), layout))
+    exact = copies_of(hash_dedup.fn(source, HashDedup(method=method), layout))
+    near = copies_of(hash_dedup.fn(source, HashDedup(method=method, max_distance=radius), layout))
     assert set(exact) <= set(near)
     assert len(near) == 30  # every second file of a scene, recompressed ones too
     assert all(name[:3] == other[:3] for name, other in near.items())
     assert not set(near.values()) & set(near)  # a keeper is never a copy
-
-
-def test_copies_of_an_earlier_crawl_are_dropped_unless_they_are_larger(layout: Layout, tmp_path: Path) -> None:
-    scenes = {number: _scene(number, (256, 192)) for number in range(20)}
-    small = {
-        number: np.asarray(Image.fromarray(scene).resize((128, 96), Image.Resampling.BOX))
-        for number, scene in scenes.items()
-    }
-    old = {f"old{number:02d}": encode_jpeg(scenes[number], quality=90) for number in range(1, 20)}
-    old["old00"] = encode_jpeg(small[0], quality=95)
-    new = {
-        "new01": old["old01"],
-        "new02": encode_jpeg(small[2], quality=95),
-        "new00": encode_jpeg(scenes[0], quality=90),
-    }
-    new["new20"] = encode_jpeg(_scene(20, (256, 192)), quality=90)
-    first = hash_dedup.fn(downloaded(layout, old, parts=2), HashDedup(), layout)
-    here = Layout(str(tmp_path / "later"))
-    later = downloaded(here, new)
-    found = hash_dedup.fn(later, HashDedup(), here, earlier=[first])
-    assert _copies_of(found) == {"new01": "old01", "new02": "old02"}
-    assert hash_dedup.fn(later, HashDedup(), here).fingerprint != found.fingerprint
-    assert Path(found.file("pca.npy")).read_bytes() == Path(first.file("pca.npy")).read_bytes()
-    with pytest.raises(ValueError, match=r"cannot be compared with those of .*phash"):
-        hash_dedup.fn(later, HashDedup(method="phash"), here, earlier=[first])
-
-
-def test_all_crawls_at_once_and_one_after_the_other_drop_the_same_new_images(
-    pictures: dict[str, bytes], layout: Layout, tmp_path: Path
-) -> None:
-    """With one PCA the hashes are the same: what a run over both crawls drops of the new one, the second run drops."""
-    first_half = {f"1-{name}": data for name, data in pictures.items() if name.endswith("scene")}
-    second_half = {f"2-{name}": data for name, data in pictures.items() if not name.endswith("scene")}
-    fitted = hash_dedup.fn(downloaded(layout, first_half, parts=2), HashDedup(), layout)
-    config = HashDedup(pca_file=fitted.file("pca.npy"), max_distance=4)
-    one, other, both = (Layout(str(tmp_path / name)) for name in ("one", "other", "both"))
-    earlier = hash_dedup.fn(downloaded(one, first_half, parts=2), config, one)
-    split = _copies_of(hash_dedup.fn(downloaded(other, second_half), config, other, earlier=[earlier]))
-    whole = _copies_of(hash_dedup.fn(downloaded(both, first_half | second_half, parts=3), config, both))
-    assert set(split) == set(whole) & set(second_half)
-    assert split
 
 
 def test_thumbnails_that_the_stage_before_made_serve_as_well(pictures: dict[str, bytes], layout: Layout) -> None:
@@ -279,10 +221,10 @@ def test_what_the_screen_hashed_in_passing_is_decoded_no_more_and_drops_the_same
 ) -> None:
     few = {name: data for name, data in pictures.items() if name[:3] in ("000", "001", "012", "013", "014", "040")}
     source, config = downloaded(layout, few, parts=2), HashDedup(method=method, max_distance=8)
-    alone = _copies_of(hash_dedup.fn(source, config, layout))
+    alone = copies_of(hash_dedup.fn(source, config, layout))
     screened = filter_images.fn(source, ImageFilter(filters=(Geometry(),)), layout, "screen", hashes=config.looks)
     monkeypatch.setattr(parts, "decode_gray", None)
-    assert _copies_of(hash_dedup.fn(screened, config, layout)) == alone
+    assert copies_of(hash_dedup.fn(screened, config, layout)) == alone
     assert len(alone) == 5
 
 
@@ -294,8 +236,8 @@ def test_hashes_of_a_descriptors_features_find_copies_and_merge_no_other_scenes(
 ) -> None:
     source = downloaded(layout, pictures, parts=3)
     manifest = hash_dedup.fn(source, FEATURES, layout)
-    exact = _copies_of(manifest)
-    near = _copies_of(hash_dedup.fn(source, FEATURES.model_copy(update={"max_distance": 8}), layout))
+    exact = copies_of(manifest)
+    near = copies_of(hash_dedup.fn(source, FEATURES.model_copy(update={"max_distance": 8}), layout))
     assert {name[:3] for name in exact} >= {f"{number:03d}" for number in range(10)}  # the same bytes
     assert set(exact) <= set(near)
     assert len(near) >= 28
@@ -324,40 +266,6 @@ def test_features_want_an_encoder_and_the_other_methods_none() -> None:
     for wrong in ({"method": "pca_features"}, {"method": "pca", "encoder": Textures()}):
         with pytest.raises(ValidationError, match="pca_features needs an encoder"):
             HashDedup(**wrong)  # type: ignore[arg-type]
-
-
-def test_what_was_taken_out_is_nobodys_keeper_any_more(layout: Layout, tmp_path: Path) -> None:
-    data = {number: encode_jpeg(_scene(number), quality=90) for number in range(6)}
-    old = {f"old{number}": data[number] for number in range(4)}
-    first = hash_dedup.fn(downloaded(layout, old, parts=2), HashDedup(), layout)
-    here = Layout(str(tmp_path / "later"))
-    later = downloaded(here, {f"new{number}": data[number] for number in range(2, 6)})
-    reason = {"reason": "asked", "date": "2026-11-22"}
-    ledger = Ledger(tuple(entries_of(urls=["http://a.test/old2"], **reason)))
-    for distance in (0, 4):
-        config = HashDedup(max_distance=distance)
-        found = [hash_dedup.fn(later, config, here, earlier=[first], ledger=one) for one in (Ledger(), ledger)]
-        assert [_copies_of(one) for one in found] == [{"new2": "old2", "new3": "old3"}, {"new3": "old3"}]
-    elsewhere = Ledger(tuple(entries_of(domains=["b.test"], **reason)))
-    again = hash_dedup.fn(later, config, here, earlier=[first], ledger=elsewhere)
-    assert again.fingerprint == found[0].fingerprint  # what is not among them changes nothing
-
-
-def test_hashes_of_another_meaning_are_left_out_and_the_newest_runs_pca_counts(layout: Layout, tmp_path: Path) -> None:
-    data = {f"{number}": encode_jpeg(_scene(number), quality=90) for number in range(3)}
-    stages = []
-    for number, config in enumerate([HashDedup(), HashDedup(), HashDedup(method="phash")]):
-        here = Layout(str(tmp_path / f"{number}"))
-        some = dict(list(data.items())[: 2 + number % 2])
-        stages.append(hash_dedup.fn(downloaded(here, some), config, here))
-    other, newest, frequencies = stages  # fitted on two images and on three: two PCAs
-    chain = [frequencies, newest, other]
-    assert comparable(chain, HashDedup().meaning()) == [newest]
-    assert comparable(chain, HashDedup().meaning(), pca_of(other)) == [other]
-    assert comparable(chain, HashDedup(method="phash").meaning()) == [frequencies]
-    assert comparable(chain, HashDedup(method="pdq").meaning()) == []
-    purged = Manifest(**{**vars(newest), "files": tuple(one for one in newest.files if "-0" not in one.path)})
-    assert comparable([purged, other], HashDedup().meaning()) == [other]
 
 
 def test_single_rows_of_a_file_of_thumbnails_are_those_of_the_whole(tmp_path: Path) -> None:

@@ -4,25 +4,37 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from storage.filesystem import read_bytes
-from storage.layout import Layout
 from storage.manifest import Manifest, load_manifest
 from storage.tables import table_from_rows
 from tasks.download import SCHEMA as DOWNLOADED
 from tasks.hash_dedup import HashDedup, hash_dedup
 from tasks.lineage import ancestry
-from tasks.removal import purge as purging
 from tasks.removal.ledger import Entry, append_entries, drop_removed, hash_entry, load_ledger, new_entry
 from tasks.removal.plan import StillHeld, plan_purge
 from tasks.removal.purge import purge
 from tests.helpers import jpeg
 from tests.tasks.image_stages import verdicts
 from tests.tasks.packing import samples
-from tests.tasks.removal_runs import NUM_IMAGES, Run, id_of, record, run, stage_of, url_of, vector_of
+from tests.tasks.removal_runs import (
+    NUM_IMAGES,
+    Killed,
+    Run,
+    assert_whole,
+    holders,
+    id_of,
+    kill,
+    manifests,
+    middle,
+    record,
+    run,
+    stage_of,
+    tree,
+    url_of,
+    vector_of,
+)
 
 TODAY = {"reason": "the owner asked", "date": "2026-11-22"}
 
@@ -35,40 +47,6 @@ def _remove(before: Run, folder: Path, *entries: Entry) -> Run:
     """Ledger, then the run again from the earlier dataset on."""
     append_entries(before.layout, entries)
     return run(folder, before.dataset, root=Path(before.layout.root).name)
-
-
-def _holders(layout: Layout, needle: bytes) -> list[str]:
-    """Files below the root, but for the ledger, in which these bytes stand."""
-    root = Path(layout.root)
-    files = [path for path in root.rglob("*") if path.is_file() and root / "ledger" not in path.parents]
-    return sorted(str(path.relative_to(root)) for path in files if needle in path.read_bytes())
-
-
-def _middle(data: bytes) -> bytes:
-    return data[len(data) // 2 - 32 : len(data) // 2 + 32]
-
-
-def _tree(layout: Layout) -> dict[str, str]:
-    """Every file below the root with its hash; times apart."""
-    root = Path(layout.root)
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in root.rglob("*")
-        if path.is_file() and path.name != "timing.json"
-    }
-
-
-def _manifests(layout: Layout) -> list[Manifest]:
-    found = [*Path(layout.root).glob("stages/*/*/manifest.json"), *Path(layout.root).glob("datasets/*/manifest.json")]
-    return [load_manifest(str(path.parent)) for path in sorted(found)]
-
-
-def _assert_whole(layout: Layout) -> None:
-    """Every remaining stage has exactly what its manifest promises."""
-    for manifest in _manifests(layout):
-        for entry in manifest.files:
-            data = read_bytes(f"{manifest.directory}/{entry.path}")
-            assert (len(data), hashlib.sha256(data).hexdigest()) == (entry.bytes, entry.sha256), entry.path
 
 
 @pytest.mark.parametrize(
@@ -86,27 +64,25 @@ def test_no_file_knows_a_removed_image_and_the_rest_is_as_it_was(
     before = run(tmp_path)
     old = dict(samples(before.dataset))
     for number in taken:
-        assert len(_holders(before.layout, _middle(jpeg(number)))) == 2  # the download and the dataset
-        assert len(_holders(before.layout, vector_of(id_of(number)).tobytes())) == 1
+        assert len(holders(before.layout, middle(jpeg(number)))) == 2  # the download and the dataset
+        assert len(holders(before.layout, vector_of(id_of(number)).tobytes())) == 1
     after = _remove(before, tmp_path, *entries)
     purge(after.layout, [after.dataset], load_ledger(after.layout))
     for number in taken:
-        assert _holders(after.layout, _middle(jpeg(number))) == []
-        assert _holders(after.layout, vector_of(id_of(number)).tobytes()) == []
+        assert holders(after.layout, middle(jpeg(number))) == []
+        assert holders(after.layout, vector_of(id_of(number)).tobytes()) == []
     gone = {id_of(number) for number in taken}
     assert dict(samples(after.dataset)) == {key: members for key, members in old.items() if key not in gone}
     for number in set(range(NUM_IMAGES)) - set(taken):
-        assert len(_holders(after.layout, _middle(jpeg(number)))) == 2
-        assert len(_holders(after.layout, vector_of(id_of(number)).tobytes())) == 1
-    _assert_whole(after.layout)
+        assert len(holders(after.layout, middle(jpeg(number)))) == 2
+        assert len(holders(after.layout, vector_of(id_of(number)).tobytes())) == 1
+    assert_whole(after.layout)
 
 
-def test_thumbnails_receipts_and_reports_go_too(tmp_path: Path) -> None:
+def test_receipts_and_reports_go_too(tmp_path: Path) -> None:
     before = run(tmp_path)
-    assert list(Path(before.hashed.directory).glob("thumbnails-*.npy"))
     after = _remove(before, tmp_path, _entry("url", url_of(4)))
     purge(after.layout, [after.dataset], load_ledger(after.layout))
-    assert not list(Path(before.hashed.directory).glob("thumbnails-*"))
     assert not list(Path(after.layout.root).glob("runs/*/*.html"))
     assert not Path(before.layout.receipts("download", before.download.fingerprint)).exists()
     assert not Path(before.layout.receipts("pack", before.dataset.fingerprint)).exists()
@@ -124,7 +100,7 @@ def test_folders_that_know_images_by_number_alone_go_with_what_they_were_made_of
 
 
 def _graph_of(one: Run) -> Manifest:
-    return next(m for m in _manifests(one.layout) if m.inputs.get("described") == one.described.reference)
+    return next(m for m in manifests(one.layout) if m.inputs.get("described") == one.described.reference)
 
 
 def test_a_superseded_folder_without_the_image_stays(tmp_path: Path) -> None:
@@ -146,14 +122,16 @@ def test_naming_a_runs_whole_ancestry_keeps_what_naming_its_end_does(tmp_path: P
 
 def test_a_dry_run_says_all_and_touches_nothing(tmp_path: Path) -> None:
     after = _remove(run(tmp_path), tmp_path, _entry("url", url_of(4)))
-    before = _tree(after.layout)
+    before = tree(after.layout)
     plan = plan_purge(after.layout, [after.dataset], load_ledger(after.layout))
-    assert _tree(after.layout) == before
+    assert tree(after.layout) == before
     assert purge(after.layout, [after.dataset], load_ledger(after.layout)) == plan
     lines = list(plan.lines())
-    gone = set(before) - set(_tree(after.layout))
+    gone = set(before) - set(tree(after.layout))
     told = [line.split()[-1].removeprefix(f"{after.layout.root}/") for line in lines if line.startswith("delete")]
-    renamed = [line.split()[-1].removeprefix(f"{after.layout.root}/") for line in lines if line.startswith("mark")]
+    renamed = [
+        line.split()[-1].removeprefix(f"{after.layout.root}/") for line in lines if line.startswith(("mark", "cut"))
+    ]
     assert all(any(name.startswith(path) for path in (*told, *renamed)) for name in gone)
     assert all(any(name.startswith(path) for name in gone) for path in (*told, *renamed))
 
@@ -161,29 +139,29 @@ def test_a_dry_run_says_all_and_touches_nothing(tmp_path: Path) -> None:
 def test_without_anything_named_there_is_nothing_to_do(tmp_path: Path) -> None:
     one = run(tmp_path)
     append_entries(one.layout, [_entry("url", "http://elsewhere.test/1.jpg")])
-    before = _tree(one.layout)
+    before = tree(one.layout)
     assert list(purge(one.layout, [one.dataset], load_ledger(one.layout)).lines()) == [
         "0 images are named by the ledger"
     ]
-    assert _tree(one.layout) == before
+    assert tree(one.layout) == before
 
 
 def test_purging_twice_changes_nothing_more(tmp_path: Path) -> None:
     after = _remove(run(tmp_path), tmp_path, _entry("url", url_of(4)))
     purge(after.layout, [after.dataset], load_ledger(after.layout))
-    once = _tree(after.layout)
+    once = tree(after.layout)
     purge(after.layout, [after.dataset], load_ledger(after.layout))
-    assert _tree(after.layout) == once
+    assert tree(after.layout) == once
 
 
 def test_the_same_run_after_a_purge_finds_everything_done(tmp_path: Path) -> None:
     before = run(tmp_path)
     after = _remove(before, tmp_path, _entry("url", url_of(4)))
     purge(after.layout, [after.dataset], load_ledger(after.layout))
-    purged = _tree(after.layout)
+    purged = tree(after.layout)
     again = run(tmp_path, before.dataset)
     assert again.dataset.fingerprint == after.dataset.fingerprint
-    assert {name: value for name, value in _tree(after.layout).items() if "runs/" not in name} == purged
+    assert {name: value for name, value in tree(after.layout).items() if "runs/" not in name} == purged
 
 
 def test_a_stage_that_is_made_anew_passes_the_tombstone_over(tmp_path: Path) -> None:
@@ -217,10 +195,10 @@ def test_the_image_does_not_come_back_by_its_url_nor_its_host_nor_its_bytes(tmp_
 def test_a_run_that_did_not_know_the_ledger_is_not_purged(tmp_path: Path) -> None:
     before = run(tmp_path)
     after = _remove(before, tmp_path, _entry("url", url_of(4)))
-    tree = _tree(after.layout)
+    before_it = tree(after.layout)
     with pytest.raises(StillHeld, match="Run the flow again"):
         purge(after.layout, [before.dataset], load_ledger(after.layout))
-    assert _tree(after.layout) == tree
+    assert tree(after.layout) == before_it
 
 
 def test_files_outside_the_root_are_told_and_left_alone(tmp_path: Path) -> None:
@@ -231,7 +209,7 @@ def test_files_outside_the_root_are_told_and_left_alone(tmp_path: Path) -> None:
     plan = purge(after.layout, [after.dataset], load_ledger(after.layout))
     assert plan.outside == (str(bird),)
     assert hashlib.sha256(bird.read_bytes()).hexdigest() == sha256
-    assert _holders(after.layout, _middle(bird.read_bytes())) == []
+    assert holders(after.layout, middle(bird.read_bytes())) == []
 
 
 def test_a_link_that_leads_out_of_the_root_stops_everything(tmp_path: Path) -> None:
@@ -240,18 +218,11 @@ def test_a_link_that_leads_out_of_the_root_stops_everything(tmp_path: Path) -> N
     folder, elsewhere = Path(before.dataset.directory), tmp_path / "elsewhere"
     folder.rename(elsewhere)
     folder.symlink_to(elsewhere, target_is_directory=True)
-    tree = _tree(after.layout)
+    before_it = tree(after.layout)
     with pytest.raises(ValueError, match="nothing was touched"):
         purge(after.layout, [after.dataset], load_ledger(after.layout))
-    assert _tree(after.layout) == tree
+    assert tree(after.layout) == before_it
     assert json.loads((elsewhere / "manifest.json").read_text())["stage"] == "pack"
-
-
-class Killed(BaseException):
-    """The process dies."""
-
-
-STEPS = ("zero_places", "write_table", "save_manifest", "_delete")
 
 
 def test_killed_anywhere_and_run_again_it_ends_in_the_same_files(
@@ -264,33 +235,15 @@ def test_killed_anywhere_and_run_again_it_ends_in_the_same_files(
     ended = False
     while not ended:
         with monkeypatch.context() as patch:
-            _kill(patch, kill_at)
+            kill(patch, kill_at)
             try:
                 purge(one.layout, [one.dataset], load_ledger(one.layout))
                 ended = True
             except Killed:
                 kill_at += 1
     assert kill_at >= 8  # each attempt got further than the one before, or did again what it had done
-    assert _holders(one.layout, _middle(jpeg(4))) == []
-    assert _tree(one.layout) == _tree(whole.layout)
-
-
-def _kill(patch: pytest.MonkeyPatch, after: int) -> None:
-    """Every step counts; the one with number `after` does not happen."""
-    done = 0
-
-    def wrapped(real: Any) -> Any:
-        def step(*arguments: Any) -> Any:
-            nonlocal done
-            if done == after:
-                raise Killed
-            done += 1
-            return real(*arguments)
-
-        return step
-
-    for name in STEPS:
-        patch.setattr(purging, name, wrapped(getattr(purging, name)))
+    assert holders(one.layout, middle(jpeg(4))) == []
+    assert tree(one.layout) == tree(whole.layout)
 
 
 def test_weights_that_were_trained_on_it_are_named_and_left_alone(tmp_path: Path) -> None:
