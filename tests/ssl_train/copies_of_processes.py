@@ -1,4 +1,4 @@
-"""What one process and two must agree on when a ResNet learns copies; run by `test_sscd.py`."""
+"""What one process and two must agree on when a ResNet learns copies; run by `test_two_processes.py`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from ssl_train.methods.blends import Blends
 from ssl_train.methods.sscd import Sscd
 from ssl_train.models.resnet import Resnet
 from ssl_train.parallel import Speedups, speed_up
-from tests.ssl_train.one_and_two import main, whole
+from tests.ssl_train.one_and_two import whole
 
 IMAGES = 8
 
@@ -62,7 +62,3 @@ def everything(world: World, folder: Path) -> dict[str, Tensor]:
     """All numbers to compare."""
     plain = {f"plain {name}": value for name, value in steps(world, recompute=False)}
     return plain | {f"recomputed {name}": value for name, value in steps(world, recompute=True)}
-
-
-if __name__ == "__main__":
-    main(everything)

@@ -2,7 +2,7 @@ import pickle
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 
 import numpy as np
@@ -34,25 +34,36 @@ def same(one: Batch, other: Batch) -> None:
         assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=0)
 
 
-@pytest.fixture(params=["folder", "shards", "shards in stretches", "parquet"])
-def source(request: pytest.FixtureRequest, photographs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Settings that name the same dozen images in one of the forms in which data may lie."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+FORMS = ("folder", "shards", "shards in stretches", "parquet")
+
+
+def lay(form: str, photographs: str, folder: Path) -> str:
+    """Settings that name the same dozen images in one of the forms in which data may lie; written under `folder`."""
     files = sorted(Path(photographs).iterdir())
-    if request.param == "folder":
+    if form == "folder":
         return f"data.folder={photographs}"
-    if request.param == "parquet":
+    if form == "parquet":
         rows = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
         for part in range(2):
             table = pa.table({"image": rows[part::2]})
-            pq.write_table(table, tmp_path / f"part-{part}.parquet", row_group_size=2)
-        return f"data={{parquet: {tmp_path}/part-*.parquet, shuffle_images: 4, batch_images: 4}}"
+            pq.write_table(table, folder / f"part-{part}.parquet", row_group_size=2)
+        return f"data={{parquet: {folder}/part-*.parquet, shuffle_images: 4, batch_images: 4}}"
+    order = "shard_shuffle" if "stretches" in form else "global"
     for part in range(4):
-        with SampleWriter(str(tmp_path / f"part-{part}.tar")) as writer:
+        with SampleWriter(str(folder / f"{order}-{part}.tar")) as writer:
             for file in files[part::4]:
                 writer.add(file.stem, {"jpg": file.read_bytes()})
-    order = "shard_shuffle" if "stretches" in request.param else "global"
-    return f"data={{shards: {tmp_path}/part-*.tar, order: {order}, shuffle_images: 6, batch_images: 4}}"
+    return f"data={{shards: {folder}/{order}-*.tar, order: {order}, shuffle_images: 6, batch_images: 4}}"
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(params=FORMS)
+def source(request: pytest.FixtureRequest, photographs: str, tmp_path: Path, own_cache: None) -> str:
+    return lay(request.param, photographs, tmp_path)
 
 
 def test_a_batch_is_a_function_of_seed_and_step(tiny_run: Configure, source: str) -> None:
@@ -78,21 +89,26 @@ def test_an_epoch_over_all_processes_holds_every_image_once(tiny_run: Configure,
     assert set(Counter(key for step in range(3) for part in batches for key in part[step].keys).values()) == {1}
 
 
-def test_workers_change_nothing_and_a_later_start_sees_the_same(tiny_run: Configure, source: str) -> None:
-    config = tiny_run(source)
+def test_workers_change_nothing_and_a_later_start_sees_the_same_in_whatever_form_the_images_lie(
+    tiny_run: Configure, photographs: str, tmp_path: Path, own_cache: None
+) -> None:
+    configs = {form: tiny_run(lay(form, photographs, tmp_path)) for form in FORMS}
     # Workers are forked, as a training's are: from a process that has not run half a test suite before.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        late = fresh.submit(made_by_workers, config, start=2).result()
-    assert sorted(late) == [2, 3]
-    plain = build_loader(build_batches(config, world()), num_steps=4, num_workers=0, prefetch_batches=1, world=world())
-    for step, batch in plain.from_(0):
-        if step in late:
-            same(batch, late[step])
+    context = get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=set_start_method, initargs=("fork", True)) as fresh:
+        made = {form: fresh.submit(made_by_workers, config, start=2) for form, config in configs.items()}
+        late = {form: future.result() for form, future in made.items()}
+    for form, config in configs.items():
+        assert sorted(late[form]) == [2, 3], form
+        batches = build_batches(config, world())
+        plain = build_loader(batches, num_steps=4, num_workers=0, prefetch_batches=1, world=world())
+        for step, batch in plain.from_(0):
+            if step in late[form]:
+                same(batch, late[form][step])
 
 
 def made_by_workers(config: TrainConfig, start: int) -> dict[int, Batch]:
     """The batches from a step on, made by two worker processes; their tensors hold memory of their own."""
-    torch.multiprocessing.set_sharing_strategy("file_system")
     batches = build_batches(config, world())
     loader = build_loader(batches, num_steps=4, num_workers=2, prefetch_batches=2, world=world())
     return {step: pickle.loads(pickle.dumps(batch)) for step, batch in loader.from_(start)}

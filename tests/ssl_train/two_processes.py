@@ -1,4 +1,4 @@
-"""What one process and two must agree on; run by `test_two_processes.py`, in itself and as two processes."""
+"""What one process and two must agree on; run by `test_two_processes.py`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ from ssl_train.ops.prototype_loss import Projected, sinkhorn_targets
 from ssl_train.optim import Optim, build_optimizer, clip_gradients
 from ssl_train.parallel import Speedups, local_shards, speed_up
 from storage.images import encode_jpeg
-from tests.ssl_train.one_and_two import main, whole
+from tests.ssl_train.one_and_two import whole
 
 IMAGES, PATCHES, NUM_LOCAL = 8, 16, 3
 # Large layer scales: with the usual 1e-5 the class tokens of a fresh network are nearly equal, and the gradient of
@@ -151,7 +151,3 @@ def everything(world: World, folder: Path) -> dict[str, Tensor]:
     numbers |= dict(accuracy(networks, folder, world))
     export_teacher(str(folder / "teacher.safetensors"), networks, model=MODEL, step=2, seed=0, world=world)
     return numbers
-
-
-if __name__ == "__main__":
-    main(everything)

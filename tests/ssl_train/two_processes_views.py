@@ -1,4 +1,4 @@
-"""What one process and two must agree on, for methods that compare views; run by `test_views_two_processes.py`."""
+"""What one process and two must agree on, for methods that compare views; run by `test_two_processes.py`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -22,7 +22,7 @@ from ssl_train.models.resnet import Resnet
 from ssl_train.ops.gather import gathered, gathered_with_gradient
 from ssl_train.optim import Optim, build_optimizer, clip_gradients, step_if_finite
 from ssl_train.parallel import Speedups, speed_up
-from tests.ssl_train.one_and_two import main, whole
+from tests.ssl_train.one_and_two import whole
 
 IMAGES, STEPS = 8, 2
 VIT = Vit(size="tiny", patch_size=8, image_size=32, layer_scale=None, mask_token=False, frozen_stem=True)
@@ -145,7 +145,3 @@ def everything(world: World, folder: Path) -> dict[str, Tensor]:
     for name in SCENARIOS:
         numbers |= {f"{name}: {key}": value for key, value in some_steps(name, world)}
     return numbers
-
-
-if __name__ == "__main__":
-    main(everything)

@@ -1,4 +1,4 @@
-"""What one process and two must agree on in DINO and iBOT; run by `test_dino_ibot_two_processes.py`."""
+"""What one process and two must agree on in DINO and iBOT; run by `test_two_processes.py`."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +16,7 @@ from ssl_train.models.heads import DinoHead
 from ssl_train.models.internimage import InternImage
 from ssl_train.models.internimage_scaling import Variant
 from ssl_train.parallel import Speedups, local_shards, speed_up
-from tests.ssl_train.one_and_two import main, whole
+from tests.ssl_train.one_and_two import whole
 from tests.ssl_train.prototype_batches import PATCH, SIDE, batch_of
 
 IMAGES = 8
@@ -86,7 +86,3 @@ def everything(world: World, folder: Path) -> dict[str, Tensor]:
     return {
         f"{name}: {key}": value for name, scenario in SCENARIOS.items() for key, value in two_steps(*scenario, world)
     }
-
-
-if __name__ == "__main__":
-    main(everything)

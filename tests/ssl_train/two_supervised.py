@@ -1,4 +1,4 @@
-"""What one process and two must agree on in classification; run by `test_two_supervised.py`, in itself and as two."""
+"""What one process and two must agree on in classification; run by `test_two_processes.py`, in itself and as two."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ from ssl_train.models.class_head import ClassHead
 from ssl_train.models.resnet import Resnet
 from ssl_train.optim import Optim, build_optimizer, clip_gradients
 from ssl_train.parallel import Speedups, speed_up
-from tests.ssl_train.one_and_two import main, whole
+from tests.ssl_train.one_and_two import whole
 from tests.ssl_train.planted_classes import NAMES, write_classes
 
 IMAGES = 8
@@ -117,7 +117,3 @@ def everything(world: World, folder: Path) -> dict[str, Tensor]:
     export_teacher(str(folder / "teacher.safetensors"), networks, model=RESNET, step=2, seed=0, world=world)
     assert not np.isnan([float(value.sum()) for value in numbers.values()]).any()
     return numbers
-
-
-if __name__ == "__main__":
-    main(everything)
