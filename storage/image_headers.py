@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from typing import NamedTuple
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -36,6 +37,8 @@ _XML_PROLOGUE = re.compile(
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE_MARKERS = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
+_MARK, _DHT, _EOI, _SOS, _DQT, _APP1 = 0xFF, 0xC4, 0xD9, 0xDA, 0xDB, 0xE1
+_FRAME = struct.Struct(">BHHB")
 _ORIENTATION_TAG = 0x0112
 
 
@@ -71,8 +74,7 @@ def _is_svg(head: bytes) -> bool:
     return head[prologue.end() if prologue else 0 :][:4].lower() == b"<svg"
 
 
-@dataclass(frozen=True)
-class JpegHeader:
+class JpegHeader(NamedTuple):
     """Segments of a JPEG up to its first scan. Sizes in pixels, before orientation."""
 
     width: int
@@ -80,7 +82,6 @@ class JpegHeader:
     components: int
     precision_bits: int
     orientation: int = 1
-    luma_table: tuple[int, ...] = field(default=(), repr=False)
     many_scans: bool = False
     """Progressive, or its first scan lacks components: a decoder reads every scan that follows."""
     scan_start: int = 0
@@ -91,35 +92,53 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
     """Walk the markers up to the first scan; None when no frame header is found before it."""
     frame: tuple[int, int, int, int] | None = None
     progressive, first_scan, scan_start = False, 0, len(data)
-    luma_table: tuple[int, ...] = ()
-    orientation, at = 1, 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
+    orientation = 1
+    for marker, at, size in _segments(data):
+        if marker in (_DQT, _DHT):  # half of all segments
+            continue
+        if marker in _FRAME_MARKERS and size >= 8 and at + 10 <= len(data):
+            precision, height, width, components = _FRAME.unpack_from(data, at + 4)
+            frame, progressive = (width, height, components, precision), marker in _PROGRESSIVE_MARKERS
+        elif marker == _APP1 and size >= 8 and data.startswith(b"Exif\x00\x00", at + 4):
+            orientation = exif_orientation(data[at + 4 : at + 2 + size])
+        elif marker == _SOS and at + 4 < len(data):
+            first_scan, scan_start = data[at + 4], at
+        elif marker is None:
             return None
+    if frame is None:
+        return None
+    return JpegHeader(*frame, orientation, progressive or first_scan != frame[2], scan_start)
+
+
+def jpeg_luma_table(data: bytes) -> tuple[int, ...]:
+    """Quantisation table 0 (the luma's), the last before the first scan, in zigzag order; empty where there is none."""
+    table: tuple[int, ...] = ()
+    for marker, at, size in _segments(data):
+        if marker == _DQT:
+            table = _table_zero(data[at + 4 : at + 2 + size]) or table
+    return table
+
+
+def _segments(data: bytes) -> Iterator[tuple[int | None, int, int]]:
+    """(marker, its place, its payload's size + 2) of a JPEG's segments up to its first scan or its end, that included;
+    the marker None, last, where bytes stand that are none."""
+    at, end = 2, len(data) - 4
+    while at <= end:
+        if data[at] != _MARK:
+            yield None, at, 0
+            return
         marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
+        if marker == _MARK:  # fill byte
             at += 1
             continue
         if marker in _STANDALONE_MARKERS:
             at += 2
             continue
-        if marker in (0xD9, 0xDA):  # end of image, start of scan
-            if marker == 0xDA and at + 4 < len(data):
-                first_scan, scan_start = data[at + 4], at
-            break
-        size = int.from_bytes(data[at + 2 : at + 4], "big")
-        payload = data[at + 4 : at + 2 + size]
-        if marker in _FRAME_MARKERS and len(payload) >= 6:
-            precision, height, width, components = struct.unpack_from(">BHHB", payload)
-            frame, progressive = (width, height, components, precision), marker in _PROGRESSIVE_MARKERS
-        elif marker == 0xE1 and payload.startswith(b"Exif\x00\x00"):
-            orientation = exif_orientation(payload)
-        elif marker == 0xDB:
-            luma_table = _table_zero(payload) or luma_table
+        size = data[at + 2] << 8 | data[at + 3]
+        yield marker, at, size
+        if marker in (_SOS, _EOI):
+            return
         at += 2 + max(size, 2)
-    if frame is None:
-        return None
-    return JpegHeader(*frame, orientation, luma_table, progressive or first_scan != frame[2], scan_start)
 
 
 def _table_zero(payload: bytes) -> tuple[int, ...]:

@@ -35,7 +35,7 @@ from storage.image_codecs import (
     turn_upright,
     upright_size,
 )
-from storage.image_headers import JpegHeader, nearest_quality, read_jpeg_header, sniff_format
+from storage.image_headers import JpegHeader, jpeg_luma_table, nearest_quality, read_jpeg_header, sniff_format
 from storage.image_marks import missing_part
 
 __all__ = [
@@ -214,10 +214,11 @@ def jpeg_quality(data: bytes) -> int:
     """The libjpeg quality, 1..100, that a JPEG's luma quantisation table stands for. Raises ImageError if no JPEG."""
     if _supported_format(data) != "JPEG":
         raise ImageError("unsupported_format", "only a JPEG tells its quality")
-    header = _jpeg_header(data)
-    if not header.luma_table:
+    _jpeg_header(data)
+    table = jpeg_luma_table(data)
+    if not table:
         raise ImageError("undecodable", "JPEG without quantisation table 0 before its first scan")
-    return nearest_quality(header.luma_table)
+    return nearest_quality(table)
 
 
 def encode_jpeg(pixels: Pixels, *, quality: int, subsampling: Subsampling = "420") -> bytes:

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pydantic import Field
 
-from storage.images import Pixels, resize
+from tasks.algorithms.content_share import content_share
 from tasks.config import StageConfig
 from tasks.filters.base import Finding, Picture
 
@@ -52,24 +50,7 @@ class GeometryFilter:
             return Finding("too_small", size, float(shorter))
         if longer > self.config.max_aspect * shorter:
             return Finding("extreme_aspect", size, longer / shorter)
-        share = content_share(picture.pixels, levels=self.config.blank_levels)
+        share = content_share(picture.pixels, levels=self.config.blank_levels, side=_COPY_SIDE)
         if share < self.config.min_content_share:
             return Finding("near_blank", f"{share:.2%} of it is not background", share)
         return Finding(value=share)
-
-
-def content_share(pixels: Pixels, *, levels: int) -> float:
-    """Share, 0..1, of an image [height, width, 3] that differs from its median colour by more than `levels`."""
-    height, width = pixels.shape[:2]
-    scale = _COPY_SIDE / max(height, width)
-    if scale < 1:
-        pixels = resize(pixels, height=max(1, round(height * scale)), width=max(1, round(width * scale)), method="area")
-    colours = pixels.reshape(-1, 3).astype(np.int16)
-    differs = np.abs(colours - _median_colour(colours)).max(axis=1) > levels
-    return float(differs.mean())
-
-
-def _median_colour(colours: NDArray[np.int16]) -> NDArray[np.int16]:
-    """The (upper) median of each channel of [pixels, 3], by counting: bytes need no sorting."""
-    counts = [np.bincount(channel, minlength=256).cumsum() for channel in colours.T]
-    return np.array([np.searchsorted(count, len(colours) // 2, side="right") for count in counts], np.int16)

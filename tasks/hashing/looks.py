@@ -10,7 +10,6 @@ import posixpath
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,6 +17,7 @@ from PIL import Image
 from storage.filesystem import open_read, read_bytes, write_bytes
 from storage.images import Pixels
 from storage.manifest import FileEntry
+from tasks.algorithms.area_mean import area_mean
 from tasks.algorithms.pdq import HASH_BYTES, pdq_hash
 
 Kind = Literal["thumbnails", "pdq"]
@@ -69,7 +69,7 @@ def luma(pixels: Pixels) -> Pixels:
 def thumbnail_of(gray: Pixels) -> NDArray[np.uint8]:
     """Luma [height, width], of 128 pixels or more on a side, as 32 x 32 pixels, each the mean of what it covers,
     whatever the image's shape: [1024]."""
-    return np.asarray(cv2.resize(gray, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8).reshape(-1)
+    return area_mean(gray, SIDE)
 
 
 def write_array(path: str, array: NDArray[Any]) -> FileEntry:

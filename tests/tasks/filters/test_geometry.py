@@ -6,7 +6,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from storage.images import Pixels
 from tasks.filters import Faces, Filter, Geometry, Nsfw, Picture
-from tasks.filters.geometry import content_share
 from tests.tasks.filters.planted import backgrounds
 
 
@@ -51,13 +50,6 @@ def test_pictures_with_content_are_kept() -> None:
     drawing = np.full((300, 400, 3), 255, np.uint8)
     drawing[80:160, 100:180] = (20, 60, 160)
     assert [_verdict(picture) for picture in (drawing, *backgrounds())] == [None] * 16
-
-
-def test_the_content_share_is_the_share_of_pixels_off_the_median() -> None:
-    picture = np.zeros((100, 100, 3), np.uint8)
-    picture[:30, :, 1] = 13
-    assert content_share(picture, levels=12) == pytest.approx(0.3)
-    assert content_share(picture, levels=13) == 0
 
 
 def test_raising_a_limit_never_keeps_more() -> None:
