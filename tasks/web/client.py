@@ -9,7 +9,7 @@ from collections.abc import Callable
 from aiohappyeyeballs import AddrInfoType, start_connection
 
 from tasks.web.addresses import Address
-from tasks.web.http import Exchange, Limits, Refusal, Response, StaleConnection, WantsBody, short
+from tasks.web.http import Clock, Exchange, Limits, Refusal, Response, StaleConnection, WantsBody, short
 from tasks.web.http1 import Http1Connection
 from tasks.web.http2 import Http2Connection
 from tasks.web.resolver import CheckedResolver, RefusedAddress
@@ -28,13 +28,16 @@ class Client:
     """GETs canonical URLs. No proxies, cookies, credentials, redirects: what follows from an answer is not its matter.
 
     Connections that are idle are kept by origin for 15 seconds, at most `max_idle` of them, the longest idle go first.
+    Limits of time are looked at every `look_seconds`.
     """
 
     def __init__(
-        self, resolver: CheckedResolver, *, user_agent: str, verify_tls: bool, http2: bool, max_idle: int
-    ) -> None:
+        self, resolver: CheckedResolver, *, user_agent: str, verify_tls: bool, http2: bool, max_idle: int,
+        look_seconds: float,
+    ) -> None:  # fmt: skip
         self._resolver, self._http2, self._max_idle = resolver, http2, max_idle
         self._loop = asyncio.get_running_loop()
+        self._clock = Clock(self._loop, look_seconds)
         self._tls = _tls_context(verify=verify_tls, http2=http2)
         self._fixed = (
             f"User-Agent: {user_agent}\r\nAccept: image/*,*/*;q=0.1\r\nAccept-Encoding: identity\r\n\r\n".encode()
@@ -53,11 +56,11 @@ class Client:
         kept = self._kept(parts.origin)
         if kept is not None:
             try:
-                return await self._on(kept, parts, Exchange(limits, wants, until=until, loop=self._loop))
+                return await self._on(kept, parts, Exchange(limits, wants, until=until, clock=self._clock))
             except StaleConnection:
                 pass
         fresh = await self._open(parts, limits, until)
-        return await self._on(fresh, parts, Exchange(limits, wants, until=until, loop=self._loop))
+        return await self._on(fresh, parts, Exchange(limits, wants, until=until, clock=self._clock))
 
     async def _on(self, connection: Connection, parts: UrlParts, exchange: Exchange) -> Response:
         try:
@@ -212,6 +215,7 @@ class Client:
     async def close(self) -> None:
         """End every kept connection."""
         self._sweeper.cancel()
+        self._clock.close()
         for connection in list(self._idle):
             self._drop(connection)
         for shared in self._shared.values():

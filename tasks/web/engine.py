@@ -17,7 +17,7 @@ from tasks.web.client import Client
 from tasks.web.fetch import FetchConfig, Fetched, Fetcher, HopCheck
 from tasks.web.politeness import Turns
 from tasks.web.resolver import Answer, CheckedResolver, Lookup, parse_connect_to, system_lookup
-from tasks.web.urls import split_url
+from tasks.web.urls import UrlParts, split_url
 
 if TYPE_CHECKING:
     from tasks.web.dns import Resolver
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _NETWORK_REASONS = frozenset({"dns", "connection", "tls", "timeout", "rate_limited"})
 _MAX_UNREAD, _READ_BATCH = 256, 32
 _MAX_IDLE, _MIN_IDLE = 4096, 16
+_LOOK_SECONDS = 0.25
 
 Result = TypeVar("Result")
 
@@ -62,6 +63,7 @@ class Engine:
             verify_tls=config.verify_tls,
             http2=config.http2,
             max_idle=_idle_connections(config.concurrency),
+            look_seconds=min(_LOOK_SECONDS, config.read_seconds / 8, config.total_seconds / 8),
         )
         self._stack.push_async_callback(client.close)
         return Fetcher(client, config, verifiers=self._verifiers, check_hop=check_hop)
@@ -87,9 +89,10 @@ class Engine:
             work.cancel()
 
     async def _download(self, urls: Sequence[str], outbox: "_Outbox") -> None:
-        hosts: dict[str, deque[tuple[int, str]]] = {}
+        hosts: dict[str, deque[tuple[int, str, UrlParts]]] = {}
         for number, url in enumerate(urls):
-            hosts.setdefault(split_url(url).host, deque()).append((number, url))
+            parts = split_url(url)
+            hosts.setdefault(parts.host, deque()).append((number, url, parts))
         async with asyncio.TaskGroup() as group:
             for todo in hosts.values():
                 visit = _HostVisit(todo, self._fetcher, outbox)
@@ -149,7 +152,7 @@ class _Outbox:
 class _HostVisit:
     """One part's URLs of one host, in their order; several lanes take from it. A host that only fails is left."""
 
-    def __init__(self, todo: deque[tuple[int, str]], fetcher: Fetcher, outbox: _Outbox) -> None:
+    def __init__(self, todo: deque[tuple[int, str, UrlParts]], fetcher: Fetcher, outbox: _Outbox) -> None:
         self._todo, self._fetcher, self._outbox = todo, fetcher, outbox
         self._failures, self._last_reason = 0, ""
         self._ends = asyncio.get_running_loop().time() + fetcher.config.max_host_seconds
@@ -158,8 +161,8 @@ class _HostVisit:
         """One lane: URLs one after the other until none is left."""
         outbox = self._outbox
         while self._todo:
-            number, url = self._todo.popleft()
-            fetched = self._given_up(url) or await self._fetcher.fetch(url)
+            number, url, parts = self._todo.popleft()
+            fetched = self._given_up(url) or await self._fetcher.fetch(url, parts)
             if fetched.reason in _NETWORK_REASONS:
                 self._failures, self._last_reason = self._failures + 1, fetched.reason
             else:

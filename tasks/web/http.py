@@ -5,7 +5,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 MAX_HEADERS, MAX_HEADER_BYTES, MAX_HEAD_BYTES = 128, 8190, 64 << 10
 MAX_DRAINED_BYTES = 16 << 10
@@ -41,10 +41,17 @@ class NotHttp(Exception):
 class Headers(Mapping[str, str]):
     """Header fields of a response: names in any case, the first of equal names unless all are asked for."""
 
+    __slots__ = ("_values",)
+
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
-        self._values: dict[str, list[str]] = {}
+        values: dict[str, list[str]] = {}
         for name, value in fields:
-            self._values.setdefault(name.lower(), []).append(value)
+            name = name.lower()
+            if name in values:
+                values[name].append(value)
+            else:
+                values[name] = [value]
+        self._values = values
 
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower()][0]
@@ -78,7 +85,17 @@ class Headers(Mapping[str, str]):
         values = self._values.get(name.lower())
         if values is None:
             return []
+        if len(values) == 1 and "," not in values[0]:  # by far the most
+            item = values[0].strip().lower()
+            return [item] if item else []
         return [item.strip().lower() for value in values for item in value.split(",") if item.strip()]
+
+
+_NO_HEADERS = Headers()
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +109,7 @@ class Limits:
     cut: bool = False  # take the first `max_bytes` of a longer body instead of refusing it
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """Status, headers and, where it was wanted, the whole body."""
 
     status: int
@@ -105,24 +121,49 @@ WantsBody = Callable[[int, Headers], bool]
 """Looks at status and headers before a byte of the body is read; False skips the body, a Refusal may be raised."""
 
 
+class Clock:
+    """Ends the exchanges that are over their time: one timer looks at all of them every `seconds`, by which a limit may
+    be passed, since a timer each costs more than to read an answer's head."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self.loop, self.time, self._seconds = loop, loop.time, seconds
+        self._under_way: set[Exchange] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, exchange: "Exchange") -> None:
+        """Look after an exchange until it is removed."""
+        self._under_way.add(exchange)
+        if self._timer is None:
+            self._timer = self.loop.call_later(self._seconds, self._look)
+
+    def remove(self, exchange: "Exchange") -> None:
+        self._under_way.discard(exchange)
+
+    def _look(self) -> None:
+        now = self.time()
+        for exchange in list(self._under_way):
+            exchange.look_at_the_clock(now)
+        self._timer = self.loop.call_later(self._seconds, self._look) if self._under_way else None
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
 class Exchange:
-    """One request on its way. A connection tells it what comes; it keeps the limits and holds the outcome.
+    """One request on its way. A connection tells it what comes; it keeps the limits and holds the outcome."""
 
-    One timer serves both limits of time: it looks when the first of them could be reached, and sets itself again.
-    """
+    __slots__ = ("_body", "_body_bytes", "_clock", "_headers", "_limits", "_outcome", "_status", "_until", "_wants",
+                 "done", "on_timeout", "started", "touched", "wanted")  # fmt: skip
 
-    __slots__ = ("_body", "_body_bytes", "_headers", "_limits", "_loop", "_outcome", "_status", "_timer", "_until",
-                 "_wants", "done", "on_timeout", "started", "touched", "wanted")  # fmt: skip
-
-    def __init__(
-        self, limits: Limits, wants: WantsBody, *, until: float, loop: asyncio.AbstractEventLoop,
-    ) -> None:  # fmt: skip
-        self._limits, self._wants, self._until, self._loop = limits, wants, until, loop
-        self.done: asyncio.Future[Response] = loop.create_future()
-        self.on_timeout: Callable[[], None] = lambda: None
-        self.touched = loop.time()
-        self._timer = loop.call_at(min(until, self.touched + limits.read_seconds), self._look_at_the_clock)
-        self._status, self._headers = 0, Headers()
+    def __init__(self, limits: Limits, wants: WantsBody, *, until: float, clock: Clock) -> None:
+        self._limits, self._wants, self._until, self._clock = limits, wants, until, clock
+        self.done: asyncio.Future[Response] = clock.loop.create_future()
+        self.on_timeout: Callable[[], None] = _nothing
+        self.touched = clock.time()
+        clock.add(self)
+        self._status, self._headers = 0, _NO_HEADERS
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._outcome: Refusal | None = None
@@ -130,7 +171,7 @@ class Exchange:
 
     def head(self, status: int, headers: Headers, length: int | None) -> bool:
         """Status, headers and the body's length where it is told. False: what follows is of no use to anybody."""
-        self.started, self.touched = True, self._loop.time()
+        self.started, self.touched = True, self._clock.time()
         self._status, self._headers = status, headers
         try:
             self.wanted = self._wants(status, headers)
@@ -142,7 +183,7 @@ class Exchange:
 
     def data(self, block: bytes) -> bool:
         """A piece of the body. False: no more of it is needed, and the exchange is over."""
-        self.touched = self._loop.time()
+        self.touched = self._clock.time()
         self._body_bytes += len(block)
         if not self.wanted:
             if self._body_bytes > MAX_DRAINED_BYTES:
@@ -180,7 +221,7 @@ class Exchange:
             self._settle(refusal)
 
     def _settle(self, outcome: "Response | Refusal") -> None:
-        self._timer.cancel()
+        self._clock.remove(self)
         self._body = []
         if self.done.done():  # whoever waited was cancelled
             return
@@ -189,27 +230,26 @@ class Exchange:
         else:
             self.done.set_result(outcome)
 
-    def _look_at_the_clock(self) -> None:
-        now, limits = self._loop.time(), self._limits
+    def look_at_the_clock(self, now: float) -> None:
+        """Fails when it is over its time."""
+        limits = self._limits
         if now >= self._until:
             self.fail(Refusal("timeout", f"not done in {limits.total_seconds:g} s"))
         elif now - self.touched >= limits.read_seconds:
             self.fail(Refusal("timeout", f"nothing for {limits.read_seconds:g} s"))
         else:
-            at = min(self._until, self.touched + limits.read_seconds)
-            self._timer = self._loop.call_at(at, self._look_at_the_clock)
             return
         self.on_timeout()
 
     def abandon(self) -> None:
         """Nobody waits any more."""
-        self._timer.cancel()
+        self._clock.remove(self)
         self.done.cancel()
 
 
 def plain(body: bytes, headers: Headers, limits: Limits) -> bytes:
     """The body without the content coding that we did not ask for, unpacked to at most `limits.max_bytes`."""
-    coding = headers.get("Content-Encoding", "identity").strip().lower()
+    coding = headers.get("content-encoding", "").strip().lower()
     if coding in ("", "identity", "none"):
         return body
     if coding not in ("gzip", "x-gzip", "deflate"):

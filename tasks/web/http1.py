@@ -125,9 +125,9 @@ class Http1Connection(asyncio.Protocol):
 
     def _begin_body(self, version: int, status: int, headers: Headers, rest: bytes) -> None:
         exchange = cast(Exchange, self._exchange)
-        connection = headers.tokens("Connection")
+        connection = headers.tokens("connection")
         self._keep = "close" not in connection and (version == 1 or "keep-alive" in connection)
-        coded, length = headers.tokens("Transfer-Encoding"), content_length(headers)
+        coded, length = headers.tokens("transfer-encoding"), content_length(headers)
         if coded and coded != ["chunked"]:
             raise NotHttp(f"transfer coding {short(','.join(coded))}")
         if coded and length is not None:  # two readers could frame it differently: RFC 9112, 6.3
@@ -180,10 +180,11 @@ def parse_head(head: bytes) -> tuple[int, int, Headers]:
     if status is None:
         raise NotHttp(f"status line {first[:40]!r}")
     fields: list[tuple[str, str]] = []
-    for line in rest.decode("latin-1").split("\n") if rest else ():
-        if len(line) > MAX_HEADER_BYTES:
-            raise NotHttp(f"a header of more than {MAX_HEADER_BYTES} bytes")
-        if line[:1] in (" ", "\t") and fields:  # a folded line: RFC 9112, 5.2
+    lines = rest.decode("latin-1").split("\n") if rest else []
+    if len(rest) > MAX_HEADER_BYTES and max(map(len, lines)) > MAX_HEADER_BYTES:
+        raise NotHttp(f"a header of more than {MAX_HEADER_BYTES} bytes")
+    for line in lines:
+        if line.startswith((" ", "\t")) and fields:  # a folded line: RFC 9112, 5.2
             name, value = fields[-1]
             fields[-1] = name, f"{value} {line.strip()}"[:MAX_HEADER_BYTES]
             continue
@@ -197,10 +198,10 @@ def parse_head(head: bytes) -> tuple[int, int, Headers]:
 
 def content_length(headers: Headers) -> int | None:
     """The body's length; None when it is not told. Raises NotHttp when it is told in two ways or is no number."""
-    values = set(headers.tokens("Content-Length"))
+    values = headers.tokens("content-length")
     if not values:
         return None
-    text = values.pop()
-    if values or not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise NotHttp(f"Content-Length {short(', '.join([text, *values]))}")
+    text = values[0]
+    if len(set(values)) > 1 or not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise NotHttp(f"Content-Length {short(', '.join(values))}")
     return int(text)

@@ -125,6 +125,8 @@ class Gates:
 
     def pause_seconds(self, host: str) -> float:
         """How long this host still wants to be left alone; 0 when it does not."""
+        if not self._paused_until:
+            return 0.0
         left = self._paused_until.get(host, 0.0) - asyncio.get_running_loop().time()
         if left <= 0:
             self._paused_until.pop(host, None)

@@ -58,16 +58,18 @@ class SiteRules:
 
     async def check(self, parts: UrlParts) -> None:
         """Raises Refusal (robots_txt, tdm_reserved, or the network's reason) when a URL may not be fetched."""
+        if not self.check_known(parts):
+            _judge(parts, await self._rules_of(parts))
+
+    def check_known(self, parts: UrlParts) -> bool:
+        """Whether that needs no question; then it is checked, too."""
         if not (self._use_robots or self._use_tdm):
-            return
-        rules = await self._rules_of(parts)
-        if rules.refusal is not None:
-            again = rules.refusal
-            raise Refusal(again.reason, again.detail, status=again.status)
-        if not rules.robots.allows(parts.target):
-            raise Refusal("robots_txt", "disallowed")
-        if rules.tdm.reserves(parts.target):
-            raise Refusal("tdm_reserved", TDMREP_PATH)
+            return True
+        until, task = self._known.get(parts.origin, (0.0, None))
+        if task is None or not task.done() or task.cancelled() or until < time.monotonic():
+            return False
+        _judge(parts, task.result())
+        return True
 
     async def _rules_of(self, parts: UrlParts) -> _Rules:
         now = time.monotonic()
@@ -136,3 +138,14 @@ def _forbidding(refusal: Refusal) -> Refusal:
     if refusal.reason == "robots_txt":
         return refusal
     return Refusal("robots_txt", f"robots.txt cannot be read: {refusal.reason}")
+
+
+def _judge(parts: UrlParts, rules: _Rules) -> None:
+    """Raises Refusal when an origin's rules forbid a URL."""
+    if rules.refusal is not None:
+        again = rules.refusal
+        raise Refusal(again.reason, again.detail, status=again.status)
+    if not rules.robots.allows(parts.target):
+        raise Refusal("robots_txt", "disallowed")
+    if rules.tdm.reserves(parts.target):
+        raise Refusal("tdm_reserved", TDMREP_PATH)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.web.http import MAX_DRAINED_BYTES, Exchange, Headers, Limits, NotHttp, Refusal, Response
+from tasks.web.http import MAX_DRAINED_BYTES, Clock, Exchange, Headers, Limits, NotHttp, Refusal, Response
 from tasks.web.http1 import Http1Connection, content_length, parse_head
 
 LIMITS = Limits(total_seconds=10, connect_seconds=10, read_seconds=10, max_bytes=1000)
@@ -49,7 +49,7 @@ def receive(
         connection, wire = Http1Connection(kept.append), Wire()
         connection.connection_made(wire)
         loop = asyncio.get_running_loop()
-        exchange = Exchange(limits, lambda status, headers: wants, until=loop.time() + 10, loop=loop)
+        exchange = Exchange(limits, lambda status, headers: wants, until=loop.time() + 10, clock=Clock(loop, 10))
         connection.start(b"GET / HTTP/1.1\r\n\r\n", exchange)
         for piece in pieces:
             if not wire.gone:
