@@ -94,8 +94,7 @@ def test_workers_change_nothing_and_a_later_start_sees_the_same_in_whatever_form
 ) -> None:
     configs = {form: tiny_run(lay(form, photographs, tmp_path)) for form in FORMS}
     # Workers are forked, as a training's are: from a process that has not run half a test suite before.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=set_start_method, initargs=("fork", True)) as fresh:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
         made = {form: fresh.submit(made_by_workers, config, start=2) for form, config in configs.items()}
         late = {form: future.result() for form, future in made.items()}
     for form, config in configs.items():
@@ -109,6 +108,7 @@ def test_workers_change_nothing_and_a_later_start_sees_the_same_in_whatever_form
 
 def made_by_workers(config: TrainConfig, start: int) -> dict[int, Batch]:
     """The batches from a step on, made by two worker processes; their tensors hold memory of their own."""
+    set_start_method("fork", force=True)  # a spawned process would spawn its own
     batches = build_batches(config, world())
     loader = build_loader(batches, num_steps=4, num_workers=2, prefetch_batches=2, world=world())
     return {step: pickle.loads(pickle.dumps(batch)) for step, batch in loader.from_(start)}
