@@ -34,6 +34,13 @@ def open_crawl_file(path: str, *, wait: Wait = time.sleep) -> IO[bytes]:
     return io.BufferedReader(RemoteFile(path, wait), _BUFFER_BYTES)
 
 
+def can_go_back(file: IO[bytes]) -> bool:
+    """Whether a part of a file from `open_crawl_file` can be read again at the cost of that part, and not of all that
+    stands before it: not from a server without byte ranges."""
+    raw = getattr(file, "raw", None)
+    return not isinstance(raw, RemoteFile) or raw.has_ranges
+
+
 class RemoteFile(io.RawIOBase):
     """`readinto` and `seek` over any fsspec file, also over those that cannot seek (servers without byte ranges)."""
 
@@ -42,6 +49,11 @@ class RemoteFile(io.RawIOBase):
         self._file = open_read(path)
         self._at = 0  # where the next byte is read
         self._file_at = 0  # where the open file stands
+
+    @property
+    def has_ranges(self) -> bool:
+        """Whether the store can begin anywhere."""
+        return bool(self._file.seekable())
 
     def readable(self) -> bool:
         return True

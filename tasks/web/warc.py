@@ -1,10 +1,11 @@
 """WARC files → pages, streamed by FastWARC; a damaged record costs that record, never the rest of its file."""
 
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, cast
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
+from tasks.web.crawl_stream import can_go_back
 from tasks.web.errors import MalformedCrawl
 from tasks.web.pages import Page, Reading, Tally
 
@@ -13,33 +14,46 @@ _SCAN_BYTES = 1 << 20
 _FIRST_READ_BYTES = 1 << 20
 _READ_BYTES = 8 << 20
 # Where a record can start again after damage: the first bytes of a compressed member, or of a plain record.
-_MAGICS = (b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"WARC/")
+_PLAIN = b"WARC/"
+_MAGICS = (b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", _PLAIN)
+_MAX_SWALLOWED = 64
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
 def read_records(file: IO[bytes], tally: Tally) -> Iterator[WarcRecord]:
     """Every record of a (compressed) WARC stream; damage is noted with its offset and skipped to the next record.
 
-    Raises MalformedCrawl when the file is empty or not one record can be read. Needs a seekable file only on damage.
+    So is a record that announces more bytes than there are, which swallows those behind it; what looks like the start
+    of a record within the last whole one, or behind an empty compressed member, is tried and passed over in silence.
+    Where a server gives no byte ranges, neither is looked for: it would cost a second transfer of the file.
+    Raises MalformedCrawl when the file is empty or not one record can be read. Needs a seekable file.
     """
     magic = _first_magic(file, tally.file)
     start: int | None = 0
     seen_any = in_damage = False
+    swallowed = 0
     while start is not None:
         last, failure = None, None
         try:
-            for record in ArchiveIterator(
-                file, parse_http=False, record_types=WarcRecordType.any_type, max_header_len=_MAX_HEADER_BYTES
-            ):
+            for record in _records(file):
                 last, seen_any, in_damage = record.stream_pos, True, False
                 yield record
         except OSError as error:
             failure = str(error)
-        if failure is None:
+        if failure is None and not can_go_back(file):
             break
-        # The damaged record is the one after the last good one, or the very one we started at.
-        following = _find(file, magic, start + 1 if last is None else last + 1)
-        if not in_damage:
+        short = _what_is_missing(file, last) if failure is None and last is not None else None
+        if failure is None and short is None and magic == _PLAIN:
+            break
+        following = _find(file, magic, (start if last is None else last) + 1)
+        if short is not None:
+            tally.bad(cast(int, last), short)
+            swallowed += 1
+            if swallowed == _MAX_SWALLOWED:  # each costs a pass over what is left of the file
+                tally.bad(cast(int, last), f"the {swallowed}th of its kind: what follows is not read")
+                break
+        elif failure is not None and not in_damage:
+            # The damaged record is the one after the last good one, or the very one we started at.
             tally.bad(start if last is None else last if following is None else following, failure)
         start, in_damage = following, True
         if start is not None:
@@ -49,6 +63,21 @@ def read_records(file: IO[bytes], tally: Tally) -> Iterator[WarcRecord]:
             f"{tally.file} holds no WARC record that can be read. Check that it is a WARC or WAT file (.warc, "
             ".warc.gz, .wat.gz), downloaded whole, and remove it from `crawl` if it is not."
         )
+
+
+def _records(file: IO[bytes]) -> ArchiveIterator:
+    return ArchiveIterator(
+        file, parse_http=False, record_types=WarcRecordType.any_type, max_header_len=_MAX_HEADER_BYTES
+    )
+
+
+def _what_is_missing(file: IO[bytes], start: int) -> str | None:
+    """Where the file's last record, which starts here, has fewer bytes than it announces: a sentence that says so."""
+    file.seek(start)
+    for record in _records(file):
+        there = record.consume()
+        return None if there == record.content_length else f"announces {record.content_length} bytes, has {there}"
+    return None
 
 
 def read_up_to(record: WarcRecord, max_bytes: int) -> bytes:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,37 @@ def test_a_damaged_plain_record_costs_that_record_only(tmp_path: Path, layout: L
     records = [record if number != 2 else b"XXXX" + record[4:] for number, record in enumerate(PAGES)]
     manifest = run(layout, write(tmp_path / "a.warc", b"".join(records)))
     assert urls(manifest) == [f"https://www.example/{number}.jpg" for number in (0, 1, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("name", ["a.warc.gz", "a.warc"])
+def test_a_record_that_announces_too_much_swallows_no_other(tmp_path: Path, layout: Layout, name: str) -> None:
+    liar = re.sub(rb"(WARC/.*?Content-Length: )[0-9]+", rb"\g<1>1000000000000", PAGES[2], count=1, flags=re.S)
+    records = [*PAGES[:2], liar, *PAGES[3:]]
+    data, head = (gz(records), gz(records[:2])) if name.endswith(".gz") else (b"".join(records), b"".join(records[:2]))
+    manifest = run(layout, write(tmp_path / name, data))
+    assert {row["url"] for row in rows(manifest) if row["page_url"] != "https://www.example/2"} == {
+        f"https://www.example/{number}.jpg" for number in (0, 1, 3, 4, 5)
+    }
+    assert manifest.facts["passed_over"] == {"bad_record": 1}
+    (bad,) = manifest.facts["bad_records"]
+    assert bad.startswith(f"{name}@{len(head)}: announces 1000000000000 bytes, has ")
+
+
+def test_a_thousand_records_that_announce_too_much_do_not_cost_a_thousand_passes(
+    tmp_path: Path, layout: Layout
+) -> None:
+    liar = re.sub(rb"(WARC/.*?Content-Length: )[0-9]+", rb"\g<1>1000000000000", PAGES[2], count=1, flags=re.S)
+    manifest = run(layout, write(tmp_path / "a.warc.gz", gz([PAGES[0], *[liar] * 1000])))
+    assert manifest.facts["passed_over"]["bad_record"] == 65
+    assert manifest.facts["pages"] == 65
+
+
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_empty_members_hide_nothing(tmp_path: Path, layout: Layout, before: int) -> None:
+    data = gz([*PAGES[:before], b"", b"", *PAGES[before:]])
+    manifest = run(layout, write(tmp_path / "a.warc.gz", data))
+    assert urls(manifest) == [f"https://www.example/{number}.jpg" for number in range(6)]
+    assert manifest.facts["passed_over"] == {}
 
 
 def test_a_file_cut_in_the_middle_keeps_what_came_before(tmp_path: Path, layout: Layout) -> None:
