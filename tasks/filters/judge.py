@@ -8,7 +8,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from storage.images import FILE_EXTENSIONS, encode_like
+from storage.images import FILE_EXTENSIONS, ImageError, encode_like
 from storage.layout import Layout
 from storage.manifest import FileEntry
 from storage.records import image_schema
@@ -74,10 +74,14 @@ def examine(batch: Sequence[Item], built: Sequence[BuiltFilter]) -> None:
 
 
 def _store(tar: SampleWriter, item: Item, image_file: str) -> Row:
-    """Encode a changed image like the file it came from; where it lies now, and its new checksum and size."""
+    """Encode a changed image like the file it came from; where it lies now, and its new checksum and size. One that
+    cannot be written so is dropped: as it came it must not stay."""
     if item.picture is None:
         raise ValueError(f"image {item.row['id']} was changed but never decoded")
-    data = encode_like(item.data, item.picture.pixels)
+    try:
+        data = encode_like(item.data, item.picture.pixels)
+    except ImageError as error:
+        return {"drop": error.reason, "detail": f"changed, and not to be written again: {error.detail}"}
     extension = FILE_EXTENSIONS[item.row["format"]]
     offset, size = tar.add(item.row["id"], {extension: data})[extension]
     place = {"image_file": image_file, "image_offset": offset, "image_bytes": size}

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from examples.sample_web.concepts import render_scene
 from storage.filesystem import exists, read_bytes
-from storage.images import decode_rgb, encode_jpeg, jpeg_quality, probe
+from storage.images import ImageError, decode_rgb, encode_jpeg, encode_like, jpeg_quality, probe
 from storage.layout import Layout
 from storage.manifest import Manifest
-from tasks.filters import Faces, FilterUnavailable, Geometry, Nsfw, pictures
+from tasks.filters import Faces, FilterUnavailable, Geometry, Nsfw, judge, pictures
 from tasks.hash_dedup import HashDedup, hash_dedup
 from tasks.hashing import parts
 from tasks.hashing.looks import luma, thumbnail_of
@@ -87,6 +87,24 @@ def test_faces_are_blurred_in_new_files_of_the_same_kind_and_the_originals_stay(
     assert jpeg_quality(read_bytes(manifest.paths(".tar")[0], after["face0"]["image_offset"])) == 83
     original = read_bytes(layout.resolve(before["face0"]["image_file"]), before["face0"]["image_offset"])
     assert original.startswith(images["face0"])
+
+
+def test_a_blurred_picture_that_cannot_be_written_again_is_dropped_and_the_others_go_on(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, faces = _crowd()
+
+    def refusing(original: bytes, pixels: np.ndarray) -> bytes:
+        if original.startswith(images["face0"]):
+            raise ImageError("undecodable", "no codec for it")
+        return encode_like(original, pixels)
+
+    monkeypatch.setattr(judge, "encode_like", refusing)
+    manifest = filter_images.fn(downloaded(layout, images), SAFETY, layout, "safety")
+    assert {name for name, drop in verdicts(manifest).items() if drop} == {"face0"}
+    assert (manifest.drops, manifest.facts["images_with_faces"]) == ({"undecodable": 1}, len(faces))
+    (row,) = (row for row in rows_of(manifest) if row["id"] == "face0")
+    assert "no codec for it" in row["detail"]
 
 
 def test_the_facts_count_faces_over_all_parts(layout: Layout) -> None:
