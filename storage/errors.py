@@ -9,6 +9,8 @@ StorageError
 Every message says what happened, where, and what to do about it.
 """
 
+import sys
+
 
 class StorageError(Exception):
     """Anything that storage refuses; the message says what, where and what to do."""
@@ -28,3 +30,20 @@ class ChecksumMismatch(StorageError):
 
 class BadManifest(StorageError):
     """A manifest that is missing, damaged or written by another version."""
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What filesystems raise that cannot be reached: S3's client has errors of its own (no credentials, no answer),
+    which are no OSErrors."""
+    client = sys.modules.get("botocore.exceptions")
+    return (OSError,) if client is None else (OSError, client.BotoCoreError, client.ClientError)
+
+
+def unreachable(path: str, error: Exception) -> UnreachableStorage:
+    """What to raise for one of `refusals` at a path."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, FileNotFoundError) and path.endswith(reason):  # some stores say the name alone
+        reason = "there is no such file"
+    return UnreachableStorage(
+        f"cannot reach {path}: {reason.rstrip('.')}. Check the path, the credentials and the network."
+    )

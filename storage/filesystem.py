@@ -13,9 +13,10 @@ from typing import IO, Any
 import fsspec
 from fsspec.core import url_to_fs
 
-from storage.errors import ChecksumMismatch, StorageFull, UnreachableStorage
+from storage.errors import ChecksumMismatch, StorageFull, UnreachableStorage, refusals, unreachable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_STORES = frozenset({"s3", "s3a", "gs", "gcs"})  # they have no folders: what is asked to make one makes a bucket
 _COPY_BYTES = 1 << 20
 
 
@@ -33,8 +34,10 @@ def join(*parts: str) -> str:
 
 
 def _filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    # A kept listing does not know what other processes have written since.
+    options = {"use_listings_cache": False} if str(path).startswith(("s3://", "s3a://")) else {}
     try:
-        return url_to_fs(str(path))
+        return url_to_fs(str(path), **options)
     except (ImportError, ValueError) as error:
         raise UnreachableStorage(
             f"cannot use {path!r}: {error}. Install the filesystem's package (s3: pip install 'curate-lvd[s3]') "
@@ -47,8 +50,8 @@ def exists(path: str) -> bool:
     filesystem, inner = _filesystem(path)
     try:
         return bool(filesystem.exists(inner))
-    except OSError as error:
-        raise _unreachable(path, error) from error
+    except refusals() as error:
+        raise unreachable(path, error) from error
 
 
 def list_files(pattern: str) -> list[str]:
@@ -56,8 +59,8 @@ def list_files(pattern: str) -> list[str]:
     filesystem, inner = _filesystem(pattern)
     try:
         found = filesystem.glob(inner)
-    except OSError as error:
-        raise _unreachable(pattern, error) from error
+    except refusals() as error:
+        raise unreachable(pattern, error) from error
     files = sorted(str(name) for name in found)
     return [filesystem.unstrip_protocol(name) for name in files] if is_url(pattern) else files
 
@@ -67,8 +70,8 @@ def open_read(path: str) -> IO[bytes]:
     filesystem, inner = _filesystem(path)
     try:
         opened: IO[bytes] = filesystem.open(inner, "rb")
-    except OSError as error:
-        raise _unreachable(path, error) from error
+    except refusals() as error:
+        raise unreachable(path, error) from error
     return opened
 
 
@@ -96,8 +99,8 @@ def _read_remote_range(path: str, offset: int, length: int) -> bytes:
     filesystem, inner = _filesystem(path)
     try:
         data: bytes = filesystem.cat_file(inner, start=offset, end=offset + length)
-    except OSError as error:
-        raise _unreachable(path, error) from error
+    except refusals() as error:
+        raise unreachable(path, error) from error
     return data
 
 
@@ -109,8 +112,8 @@ def change_mark(path: str) -> str:
     filesystem, inner = _filesystem(path)
     try:
         return str(filesystem.ukey(inner))
-    except OSError as error:
-        raise _unreachable(path, error) from error
+    except refusals() as error:
+        raise unreachable(path, error) from error
 
 
 @contextmanager
@@ -123,21 +126,21 @@ def write_atomic(path: str) -> Iterator[IO[bytes]]:
     filesystem, inner = _filesystem(path)
     temporary = f"{inner}.tmp-{uuid.uuid4().hex[:12]}"
     try:
-        filesystem.makedirs(posixpath.dirname(inner) or ".", exist_ok=True)
+        _make_folder(filesystem, posixpath.dirname(inner) or ".")
         with filesystem.open(temporary, "wb") as file:
             yield file
             file.flush()
             with suppress(OSError, AttributeError, TypeError):  # remote files have no descriptor to sync
                 os.fsync(file.fileno())
         _rename(filesystem, temporary, inner)
-    except OSError as error:
+    except refusals() as error:
         _remove(filesystem, temporary)
-        if error.errno in _FULL:
+        if getattr(error, "errno", None) in _FULL:
             raise StorageFull(
                 f"no space left while writing {path}. Free space or choose another root; "
                 "nothing half-written was kept and the run resumes where it stopped."
             ) from error
-        raise _unreachable(path, error) from error
+        raise unreachable(path, error) from error
     except BaseException:
         _remove(filesystem, temporary)
         raise
@@ -151,18 +154,13 @@ def _rename(filesystem: fsspec.AbstractFileSystem, source: str, target: str) -> 
 
 
 def _remove(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
-    with suppress(OSError):  # the first error is the one to tell
+    with suppress(*refusals()):  # the first error is the one to tell
         filesystem.rm_file(path)
 
 
 def _protocols(filesystem: fsspec.AbstractFileSystem) -> tuple[str, ...]:
     protocol: Any = filesystem.protocol
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)
-
-
-def _unreachable(path: str, error: OSError) -> UnreachableStorage:
-    reason = error.strerror or str(error) or type(error).__name__
-    return UnreachableStorage(f"cannot reach {path}: {reason}. Check the path, the credentials and the network.")
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -195,9 +193,14 @@ def make_folder(path: str) -> None:
     """The folder, and its parents, if they are not there."""
     filesystem, inner = _filesystem(path)
     try:
-        filesystem.makedirs(inner, exist_ok=True)
-    except OSError as error:
-        raise _unreachable(path, error) from error
+        _make_folder(filesystem, inner)
+    except refusals() as error:
+        raise unreachable(path, error) from error
+
+
+def _make_folder(filesystem: fsspec.AbstractFileSystem, folder: str) -> None:
+    if not _STORES.intersection(_protocols(filesystem)):
+        filesystem.makedirs(folder, exist_ok=True)
 
 
 def file_sizes(folder: str) -> dict[str, int]:
@@ -208,8 +211,8 @@ def file_sizes(folder: str) -> dict[str, int]:
         entries = filesystem.ls(inner, detail=True)
     except FileNotFoundError:
         return {}
-    except OSError as error:
-        raise _unreachable(folder, error) from error
+    except refusals() as error:
+        raise unreachable(folder, error) from error
     return {posixpath.basename(entry["name"]): int(entry["size"] or 0) for entry in entries if entry["type"] == "file"}
 
 
@@ -220,8 +223,8 @@ def file_size(path: str) -> int | None:
         return int(filesystem.size(inner) or 0)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise _unreachable(path, error) from error
+    except refusals() as error:
+        raise unreachable(path, error) from error
 
 
 def content_key(path: str) -> str:
@@ -240,8 +243,8 @@ def content_key(path: str) -> str:
                 head = file.read(_COPY_BYTES)
                 file.seek(max(0, size - _COPY_BYTES))
                 tag = hashlib.sha256(head + file.read()).hexdigest()
-    except OSError as error:
-        raise _unreachable(path, error) from error
+    except refusals() as error:
+        raise unreachable(path, error) from error
     return hashlib.sha256(f"{size}:{tag}".encode()).hexdigest()[:16]
 
 

@@ -1,48 +1,174 @@
-"""A crawl in S3 is found, read and its rows written there, through a server on loopback that speaks the protocol."""
+"""Crawls, listings and lists in S3 are found and read, through a server on loopback that speaks the protocol; what is
+wrong is said with what, where and what to do."""
 
 import gzip
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import boto3
+import moto.settings
 import pytest
+import s3fs
+from fsspec.registry import _registry
+from moto.server import ThreadedMotoServer
 
+from storage.errors import UnreachableStorage
+from storage.filesystem import exists, list_files, read_bytes, write_bytes
+from storage.tables import read_table
 from tasks.extract import Extract, extract_part
+from tasks.url_policy import UrlPolicy, policy_rules
 from tasks.web.crawl_files import find_crawl_files
-from tests.tasks.crawls import gz, page
+from tasks.web.domains import lists_key
+from tasks.web.errors import CrawlNotFound
+from tasks.web.known_bad import HashList, load_hashes
+from tests.tasks.crawls import gz, page, wat_page
 
-s3fs = pytest.importorskip("s3fs", reason="the s3 extra is not installed")
-moto_server = pytest.importorskip("moto.server", reason="moto[server,s3] is not installed")
+BUCKET = "s3://crawl"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ThreadedMotoServer]:
+    """s3://crawl/ with crawl files, listings of them, and lists."""
+    one = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    one.start()
+    with pytest.MonkeyPatch.context() as patch:
+        _settings(patch, one)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="crawl")
+        for key, data in _objects().items():
+            client.put_object(Bucket="crawl", Key=key, Body=data)
+        yield one
+    one.stop()
+
+
+def _settings(patch: pytest.MonkeyPatch, server: ThreadedMotoServer) -> None:
+    """The environment as a user sets it, and no file of this machine's user."""
+    patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:{1}".format(*server.get_host_and_port()))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        patch.setenv(name, "test")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    patch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        patch.setenv(name, "/nonexistent")
+
+
+def _objects() -> dict[str, bytes]:
+    objects: dict[str, bytes] = {}
+    for name in "ab":
+        pages = [page(f"https://{name}.example/{number}", b"<img src=%d.jpg>" % number) for number in range(20)]
+        objects[f"data/{name}.warc.gz"] = gz(pages)
+    images = {"Links": [{"path": "IMG@/src", "url": f"{number}.jpg"} for number in range(20)]}
+    objects["data/c.wat.gz"] = gz([wat_page("https://c.example/", images)])
+    objects["warc.paths.gz"] = gzip.compress(b"data/b.warc.gz\ndata/a.warc.gz\n")
+    objects["whole.paths"] = b"s3://crawl/data/c.wat.gz\n"
+    objects |= {
+        "lists/plain.txt": b"# ours\nplain.example\n",
+        "lists/hosts.gz": gzip.compress(b"0.0.0.0 hosts.example\n"),
+    }
+    objects |= {"lists/adult/domains": b"folder.example\n", "lists/adult/urls": b"some.example/bad\n"}
+    objects |= {"lists/bad.md5": b"0123456789abcdef0123456789abcdef\n"}
+    return objects
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """s3://crawl/ with two crawl files and a listing of them."""
-    import boto3
-
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:{1}".format(*server.get_host_and_port()))
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="crawl")
-    for name in "ab":
-        pages = [page(f"https://{name}.example/{number}", b"<img src=%d.jpg>" % number) for number in range(20)]
-        client.put_object(Bucket="crawl", Key=f"data/{name}.warc.gz", Body=gz(pages))
-    client.put_object(Bucket="crawl", Key="warc.paths.gz", Body=gzip.compress(b"data/b.warc.gz\ndata/a.warc.gz\n"))
-    s3fs.S3FileSystem.clear_instance_cache()  # one of an earlier test knows that test's server
-    yield "s3://crawl"
+def bucket(server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    _settings(monkeypatch, server)
+    s3fs.S3FileSystem.clear_instance_cache()  # one of an earlier test knows that test's settings
+    yield BUCKET
     s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 @pytest.mark.parametrize(
-    ("crawl", "names"), [("data/a.warc.gz", "a"), ("data/*.warc.gz", "ab"), ("warc.paths.gz", "ba")]
+    ("crawl", "names"),
+    [
+        ("data/a.warc.gz", ["a.warc"]),
+        ("data/*.warc.gz", ["a.warc", "b.warc"]),
+        ("warc.paths.gz", ["b.warc", "a.warc"]),
+        ("whole.paths", ["c.wat"]),
+    ],
 )
-def test_a_crawl_in_s3_is_read(bucket: str, crawl: str, names: str) -> None:
+def test_a_crawl_in_s3_is_read(bucket: str, crawl: str, names: list[str]) -> None:
     config = Extract(crawl=(f"{bucket}/{crawl}",), listing_prefix=f"{bucket}/")
     files, key = find_crawl_files(config.crawl, config.listing_prefix)
-    assert [file.path for file in files] == [f"{bucket}/data/{name}.warc.gz" for name in names]
+    assert [file.path for file in files] == [f"{bucket}/data/{name}.gz" for name in names]
     assert key
     outcomes = [extract_part(file, f"{bucket}/out/{number}", config=config) for number, file in enumerate(files)]
     assert [outcome.rows_in for outcome in outcomes] == [20] * len(names)
+    urls = [read_table(f"{bucket}/out/{number}.parquet")["url"].to_pylist() for number in range(len(files))]
+    assert urls == [[f"https://{name[0]}.example/{number}.jpg" for number in range(20)] for name in names]
+
+
+def test_lists_in_s3_are_read_and_a_changed_one_has_another_key(bucket: str) -> None:
+    names = ("plain.txt", "hosts.gz", "adult/")
+    config = UrlPolicy(blocked_domain_files=tuple(f"{bucket}/lists/{name}" for name in names))
+    key = lists_key(config.list_files)
+    blocked = policy_rules(config, key).blocked
+    hosts = ["a.plain.example", "hosts.example", "www.folder.example", "other.example"]
+    assert blocked.match(hosts) == ["plain.example", "hosts.example", "folder.example", None]
+    assert blocked.match_prefix("some.example", "/bad/1.jpg")
+    hashes = load_hashes(HashList(file=f"{bucket}/lists/bad.md5", kind="md5"))
+    assert len(hashes) == 1
+    boto3.client("s3").put_object(Bucket="crawl", Key="lists/plain.txt", Body=b"plain.example\nmore.example\n")
+    changed = lists_key(config.list_files)
+    assert changed != key
+    assert policy_rules(config, changed).blocked.match(["more.example"]) == ["more.example"]
+
+
+def test_what_another_process_writes_is_seen(bucket: str) -> None:
+    """A worker's file stands there for the flow, which has listed its folder before."""
+    assert list_files(f"{bucket}/shared/*") == []
+    write_bytes(f"{bucket}/shared/mine", b"1")
+    assert list_files(f"{bucket}/shared/*") == [f"{bucket}/shared/mine"]
+    boto3.client("s3").put_object(Bucket="crawl", Key="shared/theirs", Body=b"12")
+    assert exists(f"{bucket}/shared/theirs")
+    assert list_files(f"{bucket}/shared/*") == [f"{bucket}/shared/mine", f"{bucket}/shared/theirs"]
+
+
+WAYS: list[Callable[[str], Any]] = [
+    exists,
+    read_bytes,
+    lambda path: list_files(f"{path}*"),
+    lambda path: write_bytes(path, b"1"),
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["exists", "read", "list", "write"])
+def test_bad_or_missing_credentials_and_a_dead_server_are_said(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, way: Callable[[str], Any]
+) -> None:
+    monkeypatch.setattr(moto.settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)  # from now on it knows nobody
+    advice = r"Check the path, the credentials and the network\."
+    with pytest.raises(
+        UnreachableStorage, match=rf"s3://crawl/data/a.*(Forbidden|does not exist in our records)\. {advice}"
+    ):
+        way(f"{bucket}/data/a")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(UnreachableStorage, match=rf"s3://crawl/data/a.*Unable to locate credentials\. {advice}"):
+        way(f"{bucket}/data/a")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(UnreachableStorage, match=rf"s3://crawl/data/a.*Could not connect to the endpoint.*{advice}"):
+        way(f"{bucket}/data/a")
+
+
+def test_a_missing_bucket_is_said_and_never_made(bucket: str) -> None:
+    for way in (read_bytes, lambda path: write_bytes(path, b"1")):
+        with pytest.raises(UnreachableStorage, match=r"s3://crawll/a\.warc\.gz: The specified bucket does not exist"):
+            way("s3://crawll/a.warc.gz")
+    assert [one["Name"] for one in boto3.client("s3").list_buckets()["Buckets"]] == ["crawl"]
+    for crawl in ("s3://crawll/a.warc.gz", "s3://crawll/*.warc.gz", f"{bucket}/data/z.warc.gz"):
+        with pytest.raises(CrawlNotFound, match="Correct `crawl`, or fetch the file"):
+            find_crawl_files((crawl,), "")
+    with pytest.raises(UnreachableStorage, match=r"no\.paths\.gz: there is no such file"):
+        find_crawl_files((f"{bucket}/no.paths.gz",), "")
+
+
+def test_without_the_extra_one_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(_registry, "s3", raising=False)
+    with pytest.raises(UnreachableStorage, match=r"s3://crawl/x.*pip install 'curate-lvd\[s3\]'"):
+        read_bytes("s3://crawl/x")
