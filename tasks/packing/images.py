@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from storage.errors import ChecksumMismatch
-from storage.images import FILE_EXTENSIONS, decode_rgb, encode_jpeg, resize
+from storage.images import FILE_EXTENSIONS, decode_rgb, encode_jpeg
 from storage.layout import Layout
 from storage.manifest import FileEntry
 from storage.range_reader import read_ranges
@@ -60,6 +60,8 @@ class Bounded(StageConfig):
     """Longer side of a copy, pixels."""
     quality: Annotated[int, Field(ge=1, le=100)] = 90
     """JPEG quality of a copy."""
+    method: Literal["bicubic", "bilinear"] = "bicubic"
+    """How a copy is made smaller, antialiased. Bilinear is softer, and a copy takes 1 % less time."""
 
     def packed(self, row: "Row") -> Packed:
         """Format and size in the dataset: known from the row alone, before a pixel is decoded."""
@@ -74,9 +76,12 @@ class Bounded(StageConfig):
         packed = self.packed(row)
         if not packed.copied:
             return data
+        from tasks.algorithms.resized import resized  # torch: a second, which packing originals does without
+
         side = min(packed.width, packed.height)
         pixels = decode_rgb(data, min_side=side, max_pixels=row.width * row.height)
-        return encode_jpeg(resize(pixels, height=packed.height, width=packed.width), quality=self.quality)
+        small = resized(pixels, height=packed.height, width=packed.width, method=self.method)
+        return encode_jpeg(small, quality=self.quality)
 
 
 Images = Original | Bounded
