@@ -27,7 +27,8 @@ from tasks.web.policy import Rules, check_pattern, judge_urls
 from tasks.web.shuffle import hex_ids, read_bucket, read_group, split_by_bucket, write_groups
 from tasks.web.urls import MAX_STORED_CHARS, public_suffix_version
 
-VERSION = 2
+VERSION = 3
+_MAX_SAME = 1000  # rows of one id that a run sends to its bucket
 
 
 class UrlPolicy(StageConfig):
@@ -80,8 +81,10 @@ def url_policy(
 
     Rows in id order: an id is a hash, so a host's URLs are spread evenly. Out of core in three passes: runs of extract
     parts (of about a bucket's rows) are judged and split by id into buckets; each bucket is freed of duplicates (the
-    first in crawl order stays) and sorted; buckets are cut into parts. Memory: one run or one bucket, 1 KB a row,
-    whatever the size of the crawl. Cost: linear in rows, but for (rows / rows_per_bucket)^2 reads of a row group: a
+    first in crawl order stays) and sorted; buckets are cut into parts. What a run names more than a thousand times (the
+    placeholder of a lazy image, a counting pixel) would fill one bucket alone: the rows beyond are judged already, and
+    become parts of their own, at the end. Memory: one run or one bucket, 1 KB a row, whatever the size of the crawl.
+    Cost: linear in rows, but for (rows / rows_per_bucket)^2 reads of a row group: a
     million for a billion URLs. Raises BadDomainList, EmptyCrawl.
     """
     lists = lists_key(config.list_files)
@@ -99,7 +102,8 @@ def url_policy(
     num_buckets = max(1, -(-urls.rows_in // config.rows_per_bucket))
     plain = {"config": config, "lists": lists, "ledger": ledger, "num_buckets": num_buckets}
     judged = stage.map(judge_run, runs_of_parts(urls, config.rows_per_bucket), prefix="judged", **plain)
-    spread = [stage.path(entry.path) for outcome in judged for entry in outcome.files]
+    spread = [stage.path(outcome.files[0].path) for outcome in judged]
+    crowds = [stage.path(entry.path) for outcome in judged for entry in outcome.files[1:]]
     earlier = known.paths(".parquet") if known is not None else []
     listed = stage.map(list_known, earlier, prefix="known", num_buckets=num_buckets)
     known_files = [stage.path(entry.path) for outcome in listed for entry in outcome.files]
@@ -120,8 +124,8 @@ def url_policy(
     cuts = [
         (path, group) for path, one in zip(sorted_files, buckets, strict=True) for group in range(one.facts["parts"])
     ]
-    outcomes = stage.map(cut_part, cuts)
-    for path in spread + known_files + sorted_files:
+    outcomes = stage.map(cut_part, cuts + [(path, 0) for path in crowds])
+    for path in spread + crowds + known_files + sorted_files:
         _remove(path)
     facts = {"buckets": num_buckets, "parts": len(outcomes), "policy": _policy_version(config, policy)}
     return stage.publish(outcomes, facts=facts)
@@ -149,11 +153,14 @@ def runs_of_parts(urls: Manifest, rows: int) -> list[list[str]]:
 def judge_run(
     run: Sequence[str], out: str, *, config: UrlPolicy, lists: str, num_buckets: int, ledger: Ledger | None = None
 ) -> Outcome:
-    """Some extract parts → their rows with verdicts, split into buckets by id."""
+    """Some extract parts → their rows with verdicts, split into buckets by id; the crowd (`part_crowd`), if there is
+    one, in a file beside."""
     table = pa.concat_tables([_judged(read_table(part), config, lists, ledger) for part in run])
-    file = write_groups(f"{out}.parquet", split_by_bucket(table, num_buckets), SCHEMA)
     drops = count_drops(table)
-    return Outcome(table.num_rows, table.num_rows - sum(drops.values()), drops, (file,))
+    few, crowd = part_crowd(table)
+    files = [write_groups(f"{out}.parquet", split_by_bucket(few, num_buckets), SCHEMA)]
+    files += [write_groups(f"{out}.crowd.parquet", [crowd], SCHEMA)] if crowd.num_rows else []
+    return Outcome(table.num_rows, table.num_rows - sum(drops.values()), drops, files)
 
 
 def _judged(table: pa.Table, config: UrlPolicy, lists: str, ledger: Ledger | None) -> pa.Table:
@@ -218,6 +225,26 @@ def mark_duplicates(table: pa.Table) -> pa.Table:
     other = pc.if_else(mask, table["id"], table["other"])
     table = table.set_column(table.schema.get_field_index("drop"), SCHEMA.field("drop"), drop)
     return table.set_column(table.schema.get_field_index("other"), SCHEMA.field("other"), other)
+
+
+def part_crowd(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """(rows, crowd): the crowd are the rows of an id behind its first _MAX_SAME, in id order, all of them dropped.
+
+    None of them can be the first of its URL, so those that no rule forbids are copies whatever the other runs hold.
+    """
+    ids = hex_ids(table["id"])
+    order = np.argsort(ids, kind="stable")
+    beyond = np.zeros(len(ids), bool)
+    beyond[_MAX_SAME:] = ids[order][_MAX_SAME:] == ids[order][: max(0, len(ids) - _MAX_SAME)]
+    if not beyond.any():
+        return table, table.slice(0, 0)
+    crowd = table.take(pa.array(order[beyond]))
+    copies = pc.is_null(crowd["drop"])
+    drop = pc.if_else(copies, pa.scalar("duplicate_url"), crowd["drop"])
+    other = pc.if_else(copies, crowd["id"], crowd["other"])
+    crowd = crowd.set_column(table.schema.get_field_index("drop"), SCHEMA.field("drop"), drop)
+    crowd = crowd.set_column(table.schema.get_field_index("other"), SCHEMA.field("other"), other)
+    return table.take(pa.array(np.sort(order[~beyond]))), crowd
 
 
 def mark_known(table: pa.Table, ids: pa.ChunkedArray) -> pa.Table:

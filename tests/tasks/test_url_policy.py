@@ -76,6 +76,30 @@ def test_the_first_in_crawl_order_is_the_one_that_stays(tmp_path: Path, layout: 
     assert {row["other"] for row in copies} == {stays["id"]}
 
 
+@pytest.mark.parametrize("rows_per_bucket", [1_000_000, 100])
+def test_what_stands_everywhere_fills_no_bucket_and_changes_no_verdict(
+    tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch, rows_per_bucket: int
+) -> None:
+    pixel, logo = "data:image/gif;base64,R0lGOD", "https://host1.example/1.jpg"
+    crawl = crawl_of(tmp_path, [pixel, logo] * 40 + URLS[:50], ([pixel] * 30 + [logo] * 3), URLS + [pixel] * 60)
+    changes = {"rows_per_bucket": rows_per_bucket, "urls_per_part": 40}
+    plain = run(layout, crawl, **changes)
+    monkeypatch.setattr("tasks.url_policy._MAX_SAME", 5)
+    buckets: list[int] = []
+    monkeypatch.setattr(
+        "tasks.url_policy.mark_duplicates", lambda t: (buckets.append(t.num_rows), mark_duplicates(t))[1]
+    )
+    spread = run(Layout(str(tmp_path / "spread")), crawl, **changes)
+    verdicts = [
+        sorted((r["page_url"], r["url"], r["drop"] or "", r["other"] or "") for r in rows(m)) for m in (plain, spread)
+    ]
+    assert verdicts[0] == verdicts[1]
+    assert (spread.rows_in, spread.rows_kept, spread.drops) == (plain.rows_in, plain.rows_kept, plain.drops)
+    assert sum(buckets) <= len(URLS) + 50 + 2 * 5 * 3
+    assert sum(table.num_rows for table in tables(spread)) == crawl.rows_in
+    assert {path.name for path in Path(spread.directory).glob("*.parquet")} == {one.path for one in spread.files}
+
+
 def test_a_host_is_spread_over_the_parts(tmp_path: Path, layout: Layout) -> None:
     crawl = crawl_of(tmp_path, [f"https://one.example/{number}" for number in range(100)] + URLS)
     manifest = run(layout, crawl, urls_per_part=40)
