@@ -1,24 +1,23 @@
 """The doorway that every stage is: find what is done, compute the parts that are not, publish the manifest last."""
 
-import dataclasses
-import json
-import posixpath
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
-from storage.filesystem import exists, file_size, file_sizes, join, make_folder, read_bytes, write_bytes
+from storage.filesystem import exists, file_sizes, join, make_folder
 from storage.layout import Layout
 from storage.manifest import FileEntry, Manifest, adopt, fingerprint, load_manifest, save_manifest
 from tasks.config import StageConfig
+from tasks.parts import Outcome, compute_part
 from tasks.progress import StageProgress
 from tasks.stage_report import report_stage
 from tasks.workers import map_parts
+
+__all__ = ["Outcome", "PartsFailed", "Stage", "stage_task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,17 +31,6 @@ def stage_task(*, name: str, task_run_name: str | None = None) -> Callable[[Call
 
 class PartsFailed(RuntimeError):
     """Some parts of a stage could not be computed; the others are kept and a new run does only these."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What computing one part gave: its files (already written), counts, drops by reason, the stage's own numbers."""
-
-    rows_in: int
-    rows_kept: int
-    drops: Mapping[str, int] = field(default_factory=dict)
-    files: Sequence[FileEntry] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Stage:
@@ -147,28 +135,6 @@ class Stage:
         self._progress.update(1, 1)  # stages that work on everything at once have no parts to count
         report_stage(manifest, self.layout, reused=False)
         return manifest
-
-
-def compute_part(
-    function: Callable[..., Outcome], part: Any, out: str, receipt: str, plain: Mapping[str, Any]
-) -> Outcome:
-    """One part, where the worker runs: its receipt if a run before this one left it, else the work and a receipt."""
-    if exists(receipt):
-        outcome = _read_receipt(receipt)
-        if all(file_size(join(posixpath.dirname(out), entry.path)) == entry.bytes for entry in outcome.files):
-            return outcome
-    try:
-        outcome = function(part, out, **plain)
-    except Exception as error:  # the shard's edge: say which part, keep the cause
-        raise RuntimeError(f"part {out}: {type(error).__name__}: {error}") from error
-    write_bytes(receipt, json.dumps(dataclasses.asdict(outcome), sort_keys=True).encode())
-    return outcome
-
-
-def _read_receipt(path: str) -> Outcome:
-    content = json.loads(read_bytes(path))
-    content["files"] = tuple(FileEntry(**entry) for entry in content["files"])
-    return Outcome(**content)
 
 
 def _all_there(directory: str, files: Sequence[FileEntry]) -> bool:

@@ -1,73 +1,35 @@
 """Which of the found URLs may be fetched, each URL once, cut into parts that spread every host over the run."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network
 from itertools import pairwise
-from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.core import url_to_fs
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field
 
 from storage.filesystem import join
 from storage.layout import Layout
 from storage.manifest import Manifest, fingerprint
 from storage.tables import count_drops, kept, read_table, write_table
-from tasks.config import StageConfig
 from tasks.extract import SCHEMA
 from tasks.removal.ledger import REMOVED, Ledger
 from tasks.stage import Outcome, Stage, stage_task
-from tasks.web.domains import lists_key, load_domain_set
+from tasks.web.domains import lists_key
 from tasks.web.errors import EmptyCrawl
-from tasks.web.policy import Rules, check_pattern, judge_urls
+from tasks.web.policy import judge_urls
+from tasks.web.policy_config import UrlPolicy, policy_rules
 from tasks.web.shuffle import hex_ids, read_bucket, read_group, split_by_bucket, write_groups
-from tasks.web.urls import MAX_STORED_CHARS, public_suffix_version
+from tasks.web.urls import public_suffix_version
+
+__all__ = [
+    "UrlPolicy", "cut_part", "deduplicate_bucket", "judge_run", "list_known", "mark_duplicates", "mark_known",
+    "part_spans", "runs_of_parts", "url_policy",
+]  # fmt: skip
 
 VERSION = 3
 _MAX_SAME = 1000  # rows of one id that a run sends to its bucket
-
-
-class UrlPolicy(StageConfig):
-    """Which URLs may be fetched. A domain in a list stands for its subdomains too."""
-
-    schemes: frozenset[Literal["http", "https"]] = frozenset({"http", "https"})
-    """Schemes that are fetched."""
-    allowed_ports: frozenset[Annotated[int, Field(ge=1, le=65535)]] = frozenset({80, 443})
-    """Ports that a URL may name."""
-    max_url_chars: Annotated[int, Field(ge=16, le=MAX_STORED_CHARS)] = 2048
-    """Longer URLs are dropped."""
-    allow_networks: tuple[IPv4Network | IPv6Network, ...] = ()
-    """Networks (10.0.0.0/8, fd00::/8) whose addresses may stand in a URL though they are not public."""
-    blocked_domains: tuple[str, ...] = ()
-    """Domains not to fetch from."""
-    blocked_domain_files: tuple[str, ...] = ()
-    """The same from files or URLs: plain lists, hosts files, or folders in the UT1 layout (domains, urls)."""
-    allowed_domains: tuple[str, ...] = ()
-    """If not empty, only these domains are fetched from."""
-    allowed_domain_files: tuple[str, ...] = ()
-    """The same from files."""
-    opted_out_domains: tuple[str, ...] = ()
-    """Domains whose owners asked to be left out."""
-    opted_out_domain_files: tuple[str, ...] = ()
-    """The same from files."""
-    blocked_patterns: tuple[Annotated[str, AfterValidator(check_pattern)], ...] = ()
-    """Regular expressions (RE2); a URL in which one is found, anywhere, is not fetched: `/ads?/`, `[?&]pixel=`."""
-    blocked_extensions: frozenset[Annotated[str, Field(pattern="^[a-z0-9]{1,8}$")]] = frozenset()
-    """Extensions (svg, ico, gif) of the path's last segment that are not fetched. A hint only: what a file is, its
-    bytes say, so none is blocked unless named here."""
-    urls_per_part: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    """URLs of one download part (at most)."""
-    rows_per_bucket: Annotated[int, Field(ge=1)] = 1_000_000
-    """Rows that duplicates are looked for in at a time (expected): the memory of one worker, about 1 KB a row."""
-
-    @property
-    def list_files(self) -> tuple[str, ...]:
-        """All list files."""
-        return self.blocked_domain_files + self.allowed_domain_files + self.opted_out_domain_files
 
 
 @stage_task(name="url_policy")
@@ -178,22 +140,6 @@ def list_known(part: str, out: str, *, num_buckets: int) -> Outcome:
     ids = kept(read_table(part, ["id", "drop"])).select(["id"])
     entry = write_groups(f"{out}.parquet", split_by_bucket(ids, num_buckets), ids.schema)
     return Outcome(ids.num_rows, ids.num_rows, files=(entry,))
-
-
-@lru_cache(maxsize=4)
-def policy_rules(config: UrlPolicy, lists: str) -> Rules:
-    """The policy with its lists read; kept for the process, for as long as the lists' key is the same."""
-    return Rules(
-        schemes=frozenset(config.schemes),
-        ports=config.allowed_ports,
-        max_chars=config.max_url_chars,
-        allow_networks=config.allow_networks,
-        blocked=load_domain_set(config.blocked_domains, config.blocked_domain_files),
-        allowed=load_domain_set(config.allowed_domains, config.allowed_domain_files),
-        opted_out=load_domain_set(config.opted_out_domains, config.opted_out_domain_files),
-        patterns=config.blocked_patterns,
-        extensions=frozenset(config.blocked_extensions),
-    )
 
 
 def deduplicate_bucket(

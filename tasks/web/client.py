@@ -5,15 +5,18 @@ import socket
 import ssl
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
 from tasks.web.addresses import Address
 from tasks.web.http import Clock, Exchange, Limits, Refusal, Response, StaleConnection, WantsBody, short
 from tasks.web.http1 import Http1Connection
-from tasks.web.http2 import Http2Connection
 from tasks.web.resolver import CheckedResolver, RefusedAddress
 from tasks.web.urls import UrlParts
+
+if TYPE_CHECKING:
+    from tasks.web.http2 import Http2Connection
 
 _KEEP_SECONDS = 15.0
 _NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305: how long one address may be tried alone
@@ -21,7 +24,7 @@ _TIMED_OUT_LOOKUP = frozenset({socket.EAI_AGAIN})
 _MAX_KNOWN = 50_000
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-Connection = Http1Connection | Http2Connection
+Connection: TypeAlias = "Http1Connection | Http2Connection"
 
 
 class Client:
@@ -78,7 +81,7 @@ class Client:
         authority = parts.origin[len(parts.scheme) + 3 :]
         return f"GET {parts.target} HTTP/1.1\r\nHost: {authority}\r\n".encode("ascii") + self._fixed
 
-    def _kept(self, origin: str) -> Connection | None:
+    def _kept(self, origin: str) -> "Connection | None":
         """A connection that is there already: one that carries many requests at a time, else one that is idle."""
         shared = self._shared.get(origin)
         if shared is not None:
@@ -160,7 +163,7 @@ class Client:
             connection = await self._handshake(parts, endpoints)
         if parts.scheme == "http":
             return connection
-        if isinstance(connection, Http2Connection):
+        if not isinstance(connection, Http1Connection):
             return self._shared_connection(parts.origin, connection)
         if len(self._http1_only) >= _MAX_KNOWN:
             self._http1_only.clear()
@@ -203,7 +206,7 @@ class Client:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         return connected
 
-    def _shared_connection(self, origin: str, connection: Http2Connection) -> Http2Connection:
+    def _shared_connection(self, origin: str, connection: "Http2Connection") -> "Http2Connection":
         """An HTTP/2 connection is shared by all requests to the origin; of two opened side by side the first."""
         known = self._shared.get(origin)
         if known is not None and known.can_start:
@@ -233,8 +236,12 @@ class _Opening(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         tls = transport.get_extra_info("ssl_object")
-        http2 = tls is not None and tls.selected_alpn_protocol() == "h2"
-        self.connection = Http2Connection(self._loop) if http2 else self._http1()
+        if tls is not None and tls.selected_alpn_protocol() == "h2":
+            from tasks.web.http2 import Http2Connection  # a fifth of what a worker imports
+
+            self.connection = Http2Connection(self._loop)
+        else:
+            self.connection = self._http1()
         transport.set_protocol(self.connection)
         self.connection.connection_made(transport)
 

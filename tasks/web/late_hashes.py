@@ -69,4 +69,5 @@ def _paired() -> "PairedSha256 | None":
 
 
 def _hex(digests: UInt8[np.ndarray, "members size"]) -> list[str]:
-    return [digest.tobytes().hex() for digest in digests]
+    digits, text = 2 * digests.shape[1], digests.tobytes().hex()
+    return [text[start : start + digits] for start in range(0, len(text), digits)]

@@ -14,6 +14,10 @@ CARRIED = ("url", "page_url", "alt", "crawl_date")
 """Columns of the URLs that stand in the result too."""
 TIMING_COLUMNS = ("attempts", "seconds", "fetched_at")
 """These differ from run to run; nothing may be computed from them."""
+_FETCHED = (
+    "drop", "detail", "width", "height", "format", "http_status", "final_url", "content_type", "attempts", "seconds",
+    "fetched_at",
+)  # fmt: skip
 SCHEMA = image_schema(
     pa.field("page_url", pa.string()),
     pa.field("alt", pa.string()),
@@ -39,44 +43,40 @@ class Stored:
 
 
 class Rows:
-    """Rows as they come in: kept as objects and turned into columns at once, a tenth of the cost of rows of dicts."""
+    """Rows as they come in, in columns of plain values: of objects, the collector of garbage would look at each again
+    and again, and turning rows of dicts into a table costs ten times as much."""
 
     def __init__(self, image_file: str) -> None:
         self._image_file = image_file
-        self._fetched: list[Fetched] = []
         self._stored: list[Stored | None] = []
+        self._columns: dict[str, list[Any]] = {name: [] for name in _FETCHED}
+        self._appends = [column.append for column in self._columns.values()]
 
     def __len__(self) -> int:
-        return len(self._fetched)
+        return len(self._stored)
 
     def add(self, fetched: Fetched, stored: Stored | None) -> None:
-        """The next row."""
-        self._fetched.append(fetched)
+        """The next row; `stored` may get its hashes later."""
+        info = fetched.info if stored is not None and stored.offset is not None else None
+        size = (None, None, None) if info is None else (info.width, info.height, info.format)
+        values = (
+            fetched.reason, fetched.detail, *size, fetched.status, fetched.final_url, fetched.content_type,
+            fetched.attempts, fetched.seconds, None if fetched.fetched_at is None else round(fetched.fetched_at * 1000),
+        )  # fmt: skip
+        for append, value in zip(self._appends, values, strict=True):
+            append(value)
         self._stored.append(stored)
 
     def table(self, sources: pa.Table) -> pa.Table:
         """The rows, beside the `sources` (id and CARRIED) that they are of, in the same order."""
-        fetched, stored = self._fetched, self._stored
-        placed = [place is not None and place.offset is not None for place in stored]
-        infos = [one.info if here else None for one, here in zip(fetched, placed, strict=True)]
-        times = [None if one.fetched_at is None else round(one.fetched_at * 1000) for one in fetched]
-        columns: dict[str, Any] = {
-            "drop": [one.reason for one in fetched],
-            "detail": [one.detail for one in fetched],
+        stored = self._stored
+        columns: dict[str, Any] = self._columns | {
             "sha256": [one and one.sha256 for one in stored],
-            "width": [one and one.width for one in infos],
-            "height": [one and one.height for one in infos],
-            "format": [one and one.format for one in infos],
-            "image_file": [self._image_file if here else None for here in placed],
+            "image_file": [self._image_file if one and one.offset is not None else None for one in stored],
             "image_offset": [one and one.offset for one in stored],
             "image_bytes": [one and one.size for one in stored],
-            "http_status": [one.status for one in fetched],
-            "final_url": [one.final_url for one in fetched],
-            "content_type": [one.content_type for one in fetched],
             "md5": [one and one.md5 for one in stored],
-            "attempts": [one.attempts for one in fetched],
-            "seconds": [one.seconds for one in fetched],
-            "fetched_at": pa.array(times, pa.timestamp("ms", tz="UTC")),
+            "fetched_at": pa.array(self._columns["fetched_at"], pa.timestamp("ms", tz="UTC")),
         }
         arrays = {name: sources[name] for name in sources.column_names} | columns
         nothing = pa.nulls(len(self))

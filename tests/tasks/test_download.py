@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,3 +162,12 @@ def test_configs_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 def test_every_stage_config_survives_json() -> None:
     for config in (Download(connect_to={"*": "127.0.0.1:80"}, allow_networks=("127.0.0.0/8",)), UrlPolicy()):
         assert type(config).model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_worker_that_downloads_knows_no_prefect_and_loads_no_compiler_for_a_few_images() -> None:
+    code = "import sys, tasks.parts, tasks.web.part; print([name for name in {names} if name in sys.modules])"
+    names = ["prefect", "distributed", "numba", "h2", "torch"]
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(names=names)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
