@@ -14,8 +14,9 @@ What is left to do is here. Each folder below root/stages and root/datasets is o
   know the ledger yet, and StillHeld says to run it again first.
 
 Reports (root/runs/*/*.html) show pictures and are deleted; the flow writes that of the kept run again. Files outside
-the root (a curated source that is read where it lies) are listed, never touched. What left the root is out of reach:
-copies of the dataset, weights trained on it, thumbnails in the Prefect server's artifacts.
+the root (a curated source that is read where it lies) are listed, never touched. What is of all images together (the
+PCA of the hashes, whitening, centroids) stays. What left the root is out of reach: copies of the dataset, weights
+trained on it, thumbnails in the Prefect server's artifacts.
 
 Killed anywhere, it can be run again: tars keep their size and are zeroed again; a rewritten table gets a new name that
 the manifest takes up in one write, after all else in its folder; of a deleted folder the manifest goes first, and what

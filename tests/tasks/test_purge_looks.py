@@ -1,5 +1,6 @@
 """A removal cuts an image out of what later crawls are compared with, and leaves the others there, in their order."""
 
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -172,6 +173,20 @@ def test_killed_anywhere_it_ends_in_the_same_files_and_no_thumbnail_is_left(
     assert kill_at >= 15
     assert [holders(layout, needle) for needle in needles] == [[], []]
     assert tree(layout) == tree(whole)
+
+
+def test_hashes_made_again_that_a_killed_crawl_left_behind_go_too(layout: Layout) -> None:
+    """They lie in the folder of a crawl that has no image of those that are taken out."""
+    hashed = chain(layout, CONFIGS["pca"])[1]
+    further = hash_dedup.fn(downloaded(layout, {"new": scene(20)}), CONFIGS["pca"], layout, [hashed])
+    scratch = Path(further.directory) / "scratch-known-0-00000.parquet"
+    shutil.copy(hashed.file("hashes-00000.parquet"), scratch)
+    take_out(layout, "04")
+    left = chain(layout, CONFIGS["pca"])[2]
+    purge(layout, [left, further], load_ledger(layout))
+    assert not scratch.exists()
+    assert load_manifest(further.directory) == further
+    assert_whole(layout)
 
 
 def test_a_copy_that_another_kept_run_has_in_its_set_is_left_alone(layout: Layout) -> None:

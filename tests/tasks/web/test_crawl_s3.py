@@ -15,14 +15,25 @@ from moto.server import ThreadedMotoServer
 
 from storage.errors import UnreachableStorage
 from storage.filesystem import exists, list_files, read_bytes, write_bytes
+from storage.images import encode_jpeg
+from storage.layout import Layout
+from storage.manifest import load_manifest
 from storage.tables import read_table
 from tasks.extract import Extract, extract_part
+from tasks.hash_dedup import HashDedup, hash_dedup
+from tasks.hashing.known import hashes_of
+from tasks.hashing.looks import load_array
+from tasks.removal.ledger import append_entries, drop_removed, entries_of, load_ledger
+from tasks.removal.purge import purge
 from tasks.url_policy import UrlPolicy, policy_rules
 from tasks.web.crawl_files import find_crawl_files
 from tasks.web.domains import lists_key
 from tasks.web.errors import CrawlNotFound
 from tasks.web.known_bad import HashList, load_hashes
 from tests.tasks.crawls import gz, page, wat_page
+from tests.tasks.hash_pictures import scene
+from tests.tasks.image_stages import downloaded
+from tests.tasks.removal_runs import middle
 
 BUCKET = "s3://crawl"
 
@@ -165,6 +176,24 @@ def test_a_missing_bucket_is_said_and_never_made(bucket: str) -> None:
             find_crawl_files((crawl,), "")
     with pytest.raises(UnreachableStorage, match=r"no\.paths\.gz: there is no such file"):
         find_crawl_files((f"{bucket}/no.paths.gz",), "")
+
+
+def test_a_removal_reaches_a_root_in_s3(bucket: str) -> None:
+    """Hash deduplication, a removal and the purge, all of it there; the other image stays as it was."""
+    layout = Layout(f"{bucket}/root")
+    images = {name: encode_jpeg(scene(number), quality=90) for number, name in enumerate(("gone", "stays"))}
+    hashed = hash_dedup.fn(downloaded(layout, images), HashDedup(method="phash"), layout)
+    gone, stays = load_array(hashes_of(hashed)[0][1])
+    append_entries(layout, entries_of(urls=["http://a.test/gone"], reason="asked", date="2026-11-23"))
+    left = drop_removed.fn(hashed, load_ledger(layout), layout, "remaining")
+    purge(layout, [left], load_ledger(layout))
+    objects = boto3.client("s3").list_objects_v2(Bucket="crawl", Prefix="root/")["Contents"]
+    data = [read_bytes(f"s3://crawl/{one['Key']}") for one in objects]
+    needles = [gone.tobytes(), middle(images["gone"]), stays.tobytes(), middle(images["stays"])]
+    assert [sum(needle in one for one in data) for needle in needles] == [0, 0, 1, 1]
+    ((table, thumbnails),) = hashes_of(load_manifest(hashed.directory))
+    assert read_table(table)["id"].to_pylist() == ["stays"]
+    assert load_array(thumbnails).tolist() == [stays.tolist()]
 
 
 def test_without_the_extra_one_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
