@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 _META_BYTES = 1024
 _DECLARED = re.compile(rb"<meta[^>]+charset", re.I)
+_LABEL = re.compile(rb"charset(?:\s*=\s*[\"']?([\w.:-]+)[\"'\s;/>])?", re.I)
 _UTF8_BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xfe\xff", b"\xff\xfe")
 
@@ -33,6 +34,7 @@ _CODECS: dict[str, str] = {
     **dict.fromkeys(("shift_jis", "shift-jis", "sjis", "x-sjis", "windows-31j", "ms_kanji"), "cp932"),
     **dict.fromkeys(("euc-kr", "ks_c_5601-1987", "korean", "windows-949", "ksc5601"), "cp949"),
 }
+_NOT_LIKE_ASCII = (None, "utf-16-le", "utf-16-be", "iso2022_jp")
 
 
 class PageText(NamedTuple):
@@ -53,13 +55,20 @@ def page_text(body: bytes, http_charset: str | None) -> PageText:
         return PageText(body)
     if codec is not None:
         return _decoded(body, codec)
-    if _DECLARED.search(body[:_META_BYTES]):
-        return PageText(body, sniff=True)
+    if _DECLARED.search(body, 0, _META_BYTES):
+        return PageText(body, sniff=not _is_utf8(body))
     try:
         body.decode("utf-8")
     except UnicodeDecodeError:
         return _decoded(body, "cp1252")
     return PageText(body)
+
+
+def _is_utf8(body: bytes) -> bool:
+    """Whether bytes are UTF-8 by whichever of their declarations: all say so, or all bytes are ASCII in any of them."""
+    labels = {label.decode("ascii", "replace").lower() for label in _LABEL.findall(body, 0, _META_BYTES)}
+    codecs = {_CODECS.get(label) for label in labels}
+    return codecs == {"utf-8"} or (codecs.isdisjoint(_NOT_LIKE_ASCII) and body.isascii())
 
 
 def _decoded(body: bytes, codec: str) -> PageText:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from tasks.web.charsets import page_text
+from tasks.web.charsets import PageText, page_text
 from tasks.web.html_limits import is_whole, pieces
 from tasks.web.srcset import largest, parse_srcset
 
@@ -20,16 +20,10 @@ _MAX_ALT_CHARS = 2048
 _SELECTOR = (
     'img, source, base, noscript, meta[property^="og:image" i], meta[name^="og:image" i], link[rel~="image_src" i]'
 )
-# A page without any of these names no image, and is not parsed: <img, <image, <source (and <small, which does no harm);
-# og:image; image_src. Each begins with a literal that is rare in a page, which the regex engine looks for with memchr:
-# three such scans cost less than one search for a longer needle, and a third of lowering the page first.
+# A page without any of these names no image: <img, <image, <source (and <small, which does no harm); og:image;
+# image_src. Each begins with a literal that is rare in a page, which the regex engine looks for with memchr: three such
+# scans cost less than one search for a longer needle, and a third of lowering the page first.
 _MARKS = tuple(map(re.compile, (rb"<[iIsS][mMoO]", rb":[iI][mM][aA][gG][eE]", rb"_[sS][rR][cC]")))
-_TAIL_MARKS = (*_MARKS, re.compile(rb"<[bB][aA][sS][eE]"))
-_USUAL_MARK = b"<img"
-_MIN_KEPT_BYTES = 1024  # where a <meta charset> is looked for
-_MIN_TAIL_BYTES = 2048
-_SENTINEL = "urn:curate-lvd:end-of-images"
-_SENTINEL_TAG = f'<img src="{_SENTINEL}">'.encode()
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 _LAZY_URL = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-original-src", "data-url", "data-echo")
@@ -63,21 +57,32 @@ def images_of_page(
     body: bytes, http_charset: str | None = None, *, srcset: Srcset = "largest", ways: frozenset[Way] | None = None
 ) -> PageImages:
     """Images that a page names. `ways` limits the ways that count (None: all); pages are never executed."""
-    if not _may_name_images(body):
-        return PageImages(None, [])
     text = page_text(body, http_charset)
     names = ImageNames(srcset, frozenset(ALL_WAYS) if ways is None else ways)
+    tags = None if text.sniff else _shrunk(text.content)
+    if tags is None:
+        return _images_of_tree(body, text, names)
+    base = _read_nodes(LexborHTMLParser(tags).css(_SELECTOR), names) if tags else None
+    return PageImages(base, names.images)
+
+
+def _shrunk(page: bytes) -> bytes | None:
+    from tasks.web.html_simple import shrunk  # numba: half a second, which a crawl of WAT files does without
+
+    return shrunk(page)
+
+
+def _images_of_tree(body: bytes, text: PageText, names: "ImageNames") -> PageImages:
+    """The images of a page whose whole tree is built; in pieces, where that would cost too much."""
+    if not _may_name_images(body):
+        return PageImages(None, [])
     parts = list(pieces(text.content))
-    found = [_read_nodes(_nodes(part, text.sniff and not number), names) for number, part in enumerate(parts)]
+    found = [
+        _read_nodes(LexborHTMLParser(part, encoding=text.sniff and not number).css(_SELECTOR), names)
+        for number, part in enumerate(parts)
+    ]
     base = next((one for one in found if one is not None), None)
     return PageImages(base, names.images, is_whole(text.content, parts))
-
-
-def _nodes(page: bytes, sniff: bool) -> list[LexborNode]:
-    """The nodes of a page that may name images."""
-    shortened = _without_tail(page)
-    nodes = [] if shortened is None else LexborHTMLParser(shortened, encoding=sniff).css(_SELECTOR)
-    return nodes if _take_sentinel(nodes) else LexborHTMLParser(page, encoding=sniff).css(_SELECTOR)
 
 
 def _read_nodes(nodes: list[LexborNode], names: "ImageNames") -> str | None:
@@ -103,30 +108,6 @@ def _read_nodes(nodes: list[LexborNode], names: "ImageNames") -> str | None:
         else:
             names.link(node.attributes.get("rel"), node.attributes.get("href"))
     return base
-
-
-def _without_tail(content: bytes) -> bytes | None:
-    """The page up to its last <img>, and a sentinel; None when that saves little, or something of use comes later.
-
-    Where the parser makes an element of the sentinel, it was between two tags there: all that stands before was read
-    as in the whole page, and nothing that follows names an image. Else (the last "<img" stood in a comment, a script,
-    an attribute) the whole page is parsed. A quarter of a documentation page lies behind its last image.
-    """
-    end = content.find(b">", content.rfind(_USUAL_MARK)) + 1
-    if end < _MIN_KEPT_BYTES or len(content) - end < _MIN_TAIL_BYTES:
-        return None
-    if any(mark.search(content, end) for mark in _TAIL_MARKS):
-        return None
-    return content[:end] + _SENTINEL_TAG
-
-
-def _take_sentinel(nodes: list[LexborNode]) -> bool:
-    """Remove the sentinel, which is last unless it stood in a table; False when it is not there."""
-    for place in range(len(nodes) - 1, -1, -1):
-        if nodes[place].tag == "img" and nodes[place].attributes.get("src") == _SENTINEL:
-            del nodes[place]
-            return True
-    return False
 
 
 def _may_name_images(body: bytes) -> bool:

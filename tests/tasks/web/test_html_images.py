@@ -1,12 +1,15 @@
 """Every way a page names an image is found, and nothing that is no image."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from selectolax.lexbor import LexborHTMLParser
 
-from tasks.web import html_images
+from tasks.web.charsets import _CODECS, _NOT_LIKE_ASCII, PageText, page_text
 from tasks.web.html_images import FoundImage, images_of_page
 from tasks.web.srcset import Candidate, largest, parse_srcset
+
+ASCII = "".join(map(chr, range(0x20, 0x7F))).translate(str.maketrans("", "", "'&"))
 
 
 def found(html: str, **options: object) -> list[tuple[str, str]]:
@@ -98,46 +101,34 @@ def test_text_is_read_as_a_browser_reads_it(body: bytes, charset: str | None, al
     assert images_of_page(body, charset).images == [FoundImage("a", "img@src", alt)]
 
 
-pieces = st.sampled_from(
+LABELS = [label for label, codec in _CODECS.items() if codec not in _NOT_LIKE_ASCII]
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_in_ascii_all_charsets_that_hold_it_are_read_alike(label: str) -> None:
+    body = f"<meta charset={label}><img src=a alt='{ASCII}'>".encode()
+    assert page_text(body, None) == PageText(body)
+    assert LexborHTMLParser(body, encoding=True).css("img")[0].attributes["alt"] == ASCII
+
+
+@pytest.mark.parametrize(
+    ("head", "is_sniffed"),
     [
-        "<img src=a.jpg>", "<IMG src=b.jpg>", "<img alt='>' src=c.jpg>", '<img alt="<img>" src=d.jpg>', "<p>", "</p>",
-        "<!-- <img src=no> ", "-->", "<script>'<img src=no>", "</script>", "<textarea>", "</textarea>", "<template>",
-        "</template>", "<noscript>", "</noscript>", "<picture>", "<source srcset=e>", "</picture>", "<table><td>",
-        "</table>", "<select><option>", "</select>", "<svg>", "</svg>", "<a title='", "' ", '"', ">", "<style>",
-        "</style>", "<base href=/x/>", "<meta property=og:image content=f>", "<title>", "</title>", "<frameset>", "x",
-        "<link rel=image_src href=g>", "<plaintext>", "<![CDATA[", "]]>", "<body>", "</html>",
-    ]
-)  # fmt: skip
-
-
-@settings(max_examples=300)
-@given(st.lists(pieces, max_size=14), st.lists(pieces, max_size=6))
-def test_what_stands_behind_the_last_image_is_left_out_only_where_that_changes_nothing(
-    start: list[str], end: list[str]
+        ("<meta charset=UTF8>", False),
+        ("<meta http-equiv=content-type content='text/html; charset=utf-8'><script charset='utf-8'></script>", False),
+        ("<!-- <meta charset=utf-8> --><meta charset=windows-1251>", True),
+        ("<meta charset=utf-8><script charset=koi8-r></script>", True),
+        ("<meta charset=utf-16>", True),
+        ("<meta charset>", True),
+        ("<meta charset=nonsense>", True),
+        ("<script charset=koi8-r></script>", False),
+    ],
+)
+def test_a_declaration_is_only_looked_for_by_the_parser_where_it_may_be_another_than_utf8(
+    head: str, is_sniffed: bool
 ) -> None:
-    """The slow truth: the whole page, parsed."""
-    html = f"<!doctype html><!--{'-' * 1100}-->{''.join(start)}<p>{'text ' * 600}{''.join(end)}".encode()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(html_images, "_MIN_TAIL_BYTES", 1 << 30)
-        whole = images_of_page(html)
-    assert images_of_page(html) == whole
-
-
-def test_a_long_tail_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    parsed: list[int] = []
-    parser = html_images.LexborHTMLParser
-
-    def noted(content: bytes, **options: bool) -> object:
-        parsed.append(len(content))
-        return parser(content, **options)
-
-    monkeypatch.setattr(html_images, "LexborHTMLParser", noted)
-    start = b"<!doctype html>" + b" " * 2000 + b"<table><td><img src=a.jpg>"
-    assert [image.url for image in images_of_page(start + b"<p>text" * 5000).images] == ["a.jpg"]
-    assert len(parsed) == 1
-    assert parsed[0] < len(start) + 100
-    assert images_of_page(start + b"<!-- <img> -->" + b"<p>text" * 5000).images[0].url == "a.jpg"
-    assert len(parsed) == 3  # the sentinel came to stand in the comment: the whole page
+    body = f"{head}<img src=a alt='é'>".encode()
+    assert page_text(body, None).sniff == is_sniffed
 
 
 @given(st.binary(max_size=300), st.sampled_from([None, "utf-8", "shift_jis", "gbk", "iso-2022-jp", "nonsense"]))

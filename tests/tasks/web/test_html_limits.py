@@ -59,6 +59,7 @@ def test_a_page_ends_before_a_tag_with_thousands_of_attributes(tag: bytes) -> No
 
 def test_images_are_found_in_every_piece_and_the_first_base_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.web.html_limits.MAX_TAGS", MIN_TAGS)
+    monkeypatch.setattr(html_images, "_shrunk", lambda page: None)
     page = b"<base href=/first/>" + (b"<p>" * MIN_TAGS + IMAGE + b"<base href=/other/>") * 3
     found = images_of_page(page)
     assert (found.base, len(found.images), found.whole) == ("/first/", 3, True)
