@@ -4,7 +4,7 @@ Memory: a part's thumbnails (1 KB an image), and while they are hashed 8 KB for 
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,7 +153,7 @@ def hash_again(
 def _hash_columns(thumbnails: str, sha256s: pa.ChunkedArray, how: Hashing) -> tuple[pa.Array, pa.Array, pa.Array]:
     """The columns hash, bits and hashed of HASHED, of the images of these thumbnails and these files' SHA-256."""
     pixels = load_array(thumbnails)
-    flat = contrasts(pixels) < how.min_contrast_levels
+    flat = np.concatenate([np.zeros(0), *map(contrasts, _blocks(pixels))]) < how.min_contrast_levels
     if how.method == "pdq":
         digests = load_array(beside_thumbnails(thumbnails, PDQ_SUFFIX))
         bits, flat = digests[:, :HASH_BYTES], flat | (digests[:, HASH_BYTES] < MIN_QUALITY)
@@ -182,8 +182,11 @@ def _pca_hashes(thumbnails: str, method: str, pca_path: str) -> NDArray[np.uint6
             "give a PCA of the same method and encoder, or leave pca_file out to fit one."
         )
     pca = Pca(stored[:, :-1], stored[:, -1])
-    blocks = (rows[start : start + _BLOCK_IMAGES] for start in range(0, len(rows), _BLOCK_IMAGES))
-    return np.concatenate([np.zeros(0, np.uint64), *(hash_thumbnails(block, pca) for block in blocks)])
+    return np.concatenate([np.zeros(0, np.uint64), *(hash_thumbnails(block, pca) for block in _blocks(rows))])
+
+
+def _blocks(rows: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    return (rows[start : start + _BLOCK_IMAGES] for start in range(0, len(rows), _BLOCK_IMAGES))
 
 
 def _short_hashes(digests: Sequence[bytes]) -> NDArray[np.uint64]:
