@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import aiohttp
 
-from storage.errors import UnreachableStorage
+from storage.errors import UnreachableStorage, refusals
 from storage.filesystem import is_url, open_read
 
 _log = logging.getLogger("tasks")
@@ -18,7 +18,7 @@ _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 60.0
 _BUFFER_BYTES = 1 << 20
 # What a store says when it wants to be asked later ("SlowDown"), or when the connection broke.
-_PASSING = (OSError, aiohttp.ClientError, TimeoutError, EOFError)
+_PASSING = (aiohttp.ClientError, TimeoutError, EOFError)
 
 Wait = Callable[[float], Any]
 
@@ -79,7 +79,7 @@ class RemoteFile(io.RawIOBase):
                 self._catch_up()
                 data = self._file.read(len(buffer))
                 break
-            except (UnreachableStorage, *_PASSING) as error:
+            except (UnreachableStorage, *refusals(), *_PASSING) as error:
                 if attempt == _TRIES - 1:
                     raise UnreachableStorage(
                         f"{self._path} broke off at byte {self._at} and does not go on after {_TRIES} tries: {error}. "
