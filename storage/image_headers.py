@@ -38,7 +38,9 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE_MARKERS = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
 _MARK, _DHT, _EOI, _SOS, _DQT, _APP1 = 0xFF, 0xC4, 0xD9, 0xDA, 0xDB, 0xE1
-_FRAME = struct.Struct(">BHHB")
+_FRAME, _SEGMENT = struct.Struct(">BHHB"), struct.Struct(">BBH")
+# Segments that say nothing of size, orientation or scans: most. DHT, DAC, DQT, DNL, DRI, APP0, APP2 to APP15, COM.
+_OF_NO_SIZE = frozenset({_DHT, 0xCC, _DQT, 0xDC, 0xDD, 0xE0, *range(0xE2, 0xF0), 0xFE})
 _ORIENTATION_TAG = 0x0112
 
 
@@ -93,9 +95,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
     frame: tuple[int, int, int, int] | None = None
     progressive, first_scan, scan_start = False, 0, len(data)
     orientation = 1
-    for marker, at, size in _segments(data):
-        if marker in (_DQT, _DHT):  # half of all segments
-            continue
+    for marker, at, size in _segments(data, _OF_NO_SIZE):
         if marker in _FRAME_MARKERS and size >= 8 and at + 10 <= len(data):
             precision, height, width, components = _FRAME.unpack_from(data, at + 4)
             frame, progressive = (width, height, components, precision), marker in _PROGRESSIVE_MARKERS
@@ -119,26 +119,26 @@ def jpeg_luma_table(data: bytes) -> tuple[int, ...]:
     return table
 
 
-def _segments(data: bytes) -> Iterator[tuple[int | None, int, int]]:
-    """(marker, its place, its payload's size + 2) of a JPEG's segments up to its first scan or its end, that included;
-    the marker None, last, where bytes stand that are none."""
+def _segments(data: bytes, passed: frozenset[int] = frozenset()) -> Iterator[tuple[int | None, int, int]]:
+    """(marker, its place, its payload's size + 2) of a JPEG's segments up to its first scan or its end, that included,
+    but for those `passed` over; the marker None, last, where bytes stand that are none."""
     at, end = 2, len(data) - 4
     while at <= end:
-        if data[at] != _MARK:
+        mark, marker, size = _SEGMENT.unpack_from(data, at)
+        if mark != _MARK:
             yield None, at, 0
             return
-        marker = data[at + 1]
-        if marker == _MARK:  # fill byte
-            at += 1
-            continue
-        if marker in _STANDALONE_MARKERS:
-            at += 2
-            continue
-        size = data[at + 2] << 8 | data[at + 3]
-        yield marker, at, size
-        if marker in (_SOS, _EOI):
-            return
-        at += 2 + max(size, 2)
+        if marker not in passed:
+            if marker == _MARK:  # fill byte
+                at += 1
+                continue
+            if marker in _STANDALONE_MARKERS:
+                at += 2
+                continue
+            yield marker, at, size
+            if marker in (_SOS, _EOI):
+                return
+        at += 2 + size if size > 2 else 4
 
 
 def _table_zero(payload: bytes) -> tuple[int, ...]:
