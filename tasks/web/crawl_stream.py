@@ -17,8 +17,6 @@ _TRIES = 8
 _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 60.0
 _BUFFER_BYTES = 1 << 20
-# What a store says when it wants to be asked later ("SlowDown"), or when the connection broke.
-_PASSING = (aiohttp.ClientError, TimeoutError, EOFError)
 
 Wait = Callable[[float], Any]
 
@@ -39,6 +37,11 @@ def can_go_back(file: IO[bytes]) -> bool:
     stands before it: not from a server without byte ranges."""
     raw = getattr(file, "raw", None)
     return not isinstance(raw, RemoteFile) or raw.has_ranges
+
+
+def _passing() -> tuple[type[Exception], ...]:
+    """What a store says when it wants to be asked later ("SlowDown"), or when the connection broke."""
+    return (UnreachableStorage, *refusals(), aiohttp.ClientError, TimeoutError, EOFError)
 
 
 class RemoteFile(io.RawIOBase):
@@ -79,7 +82,7 @@ class RemoteFile(io.RawIOBase):
                 self._catch_up()
                 data = self._file.read(len(buffer))
                 break
-            except (UnreachableStorage, *refusals(), *_PASSING) as error:
+            except _passing() as error:
                 if attempt == _TRIES - 1:
                     raise UnreachableStorage(
                         f"{self._path} broke off at byte {self._at} and does not go on after {_TRIES} tries: {error}. "
