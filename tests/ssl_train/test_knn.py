@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from ssl_train.errors import DataError
+from ssl_train.evaluate import classify, linear
 from ssl_train.evaluate.features import read_split
 from ssl_train.evaluate.frozen import build_untrained
 from ssl_train.evaluate.knn import knn_accuracy, main
@@ -91,6 +92,30 @@ def test_a_checkpoint_of_another_checksum_is_refused_and_nothing_is_written(
     assert main([str(config)]) == 2
     assert "expected 0000" in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_a_broken_image_is_named_and_nothing_is_scored_without_it(
+    tmp_path: Path, labelled: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, teacher = Path(labelled) / "test" / "dark" / "broken.jpg", tmp_path / "teacher.safetensors"
+    broken.write_bytes(b"no picture")
+    save_file(TINY.build().state_dict(), teacher, metadata=describe(TINY))
+    config = tmp_path / "eval.yaml"
+    config.write_text(f"checkpoint: {teacher}\ndataset: {labelled}\noutput: {tmp_path / 'scores.json'}\n")
+    for command in (main, linear.main):
+        assert command([str(config)]) == 2
+        assert f"{broken} cannot be decoded: not_an_image" in capsys.readouterr().err
+    assert not (tmp_path / "scores.json").exists()
+
+
+@pytest.mark.parametrize("command", [main, linear.main, classify.main])
+def test_the_commands_say_how_they_are_used(
+    command: Callable[[Sequence[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert "python -m ssl_train.evaluate." in told
+    assert "Parquet files" in told if command is classify.main else "batch_images = 64: Images that" in told
 
 
 def test_a_folder_without_labels_and_a_class_never_trained_on_are_named(tmp_path: Path, labelled: str) -> None:

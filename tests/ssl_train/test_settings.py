@@ -98,6 +98,11 @@ def test_a_wrong_setting_is_named_with_the_nearest_right_one(override: str, mess
         load_recipe("debug", [override])
 
 
+def test_a_value_that_is_no_yaml_is_the_text_itself() -> None:
+    shards = ["*.tar", "s-[0-9", "{a,b}-*.tar"]
+    assert [load_config("debug", [f"data.shards={text}"]).data.shards for text in shards] == shards
+
+
 def test_numbers_in_overrides_may_be_written_with_an_exponent() -> None:
     assert load_recipe("debug", ["optim.lr=1e-3"]).optim.lr == 0.001
 

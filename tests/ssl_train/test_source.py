@@ -200,6 +200,8 @@ def test_a_folder_is_read_with_its_subfolders(tmp_path: Path) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     for name in ("b.jpg", "a.PNG", "deep/er/c.webp", "notes.txt"):
         (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
     images = FolderImages(str(tmp_path))
     assert {image.data.decode() for image in all_of(images)} == {"b.jpg", "a.PNG", "deep/er/c.webp"}
 
@@ -271,6 +273,12 @@ def test_missing_and_damaged_data_is_named(tmp_path: Path) -> None:
     table = write_parquet(tmp_path / "a.parquet", [b""], pa.binary())
     with pytest.raises(DataError, match=r"no column 'picture', only label, image.*data\.parquet_column"):
         ParquetImages([table], column="picture")
+    with pytest.raises(DataError, match=r"column 'label' of .*a\.parquet holds int64, no images.*data\.parquet_column"):
+        ParquetImages([table], column="label")
+    with pytest.raises(DataError, match=r"bad\.tar is no whole Parquet file: Parquet magic bytes not found"):
+        ParquetImages([str(tmp_path / "bad.tar")], column="image")
+    with pytest.raises(DataError, match=r"no folder at data\.folder = .*nowhere"):
+        FolderImages(str(tmp_path / "nowhere"))
 
 
 def test_blocks_hold_all_images_and_are_about_equal() -> None:
