@@ -12,6 +12,7 @@ from storage.manifest import FileEntry, Manifest
 from storage.records import verdict_schema
 from storage.tables import write_table
 from tasks.config import StageConfig
+from tasks.news import Teller
 from tasks.stage import Outcome, Stage, stage_task
 from tasks.web.allocator import keep_freed_memory
 from tasks.web.crawl_files import CrawlFile, find_crawl_files
@@ -90,9 +91,10 @@ def extract_part(part: CrawlFile, out: str, *, config: Extract) -> Outcome:
     tally = Tally(posixpath.basename(part.path))
     reading = Reading(config.srcset, config.ways, config.max_page_bytes)
     files: list[FileEntry] = []
-    for table in _tables(part, reading, tally):
-        name = f"{out}.parquet" if not files else f"{out}-{len(files):03d}.parquet"
-        files.append(write_table(name, table))
+    with Teller(out, None) as teller:
+        for table in _tables(part, reading, tally, teller):
+            name = f"{out}.parquet" if not files else f"{out}-{len(files):03d}.parquet"
+            files.append(write_table(name, table))
     facts: dict[str, Any] = {"pages": tally.pages, "passed_over": dict(tally.passed_over)}
     if tally.bad_records:
         facts["bad_records"] = tally.bad_records
@@ -100,12 +102,12 @@ def extract_part(part: CrawlFile, out: str, *, config: Extract) -> Outcome:
     return Outcome(rows, rows, files=files, facts=facts)
 
 
-def _tables(part: CrawlFile, reading: Reading, tally: Tally) -> Iterator[pa.Table]:
+def _tables(part: CrawlFile, reading: Reading, tally: Tally, teller: Teller) -> Iterator[pa.Table]:
     """The rows of a crawl file in tables of at most about _ROWS_PER_FILE and _BYTES_PER_FILE; at least one table, be it
     empty."""
     done = size = 0
     batches: list[pa.RecordBatch] = []
-    for batch in _batches(part, reading, tally):
+    for batch in _batches(part, reading, tally, teller):
         batches.append(batch)
         size += batch.nbytes
         if len(batches) * _ROWS_PER_BATCH >= _ROWS_PER_FILE or size >= _BYTES_PER_FILE:
@@ -115,11 +117,12 @@ def _tables(part: CrawlFile, reading: Reading, tally: Tally) -> Iterator[pa.Tabl
         yield pa.Table.from_batches(batches, schema=SCHEMA)
 
 
-def _batches(part: CrawlFile, reading: Reading, tally: Tally) -> Iterator[pa.RecordBatch]:
+def _batches(part: CrawlFile, reading: Reading, tally: Tally, teller: Teller) -> Iterator[pa.RecordBatch]:
     rows = UrlRows()
     for page in _pages(part, reading, tally):
         for _ in rows.add_page(page):
             yield rows.take_batch(part.path)
+        teller.rows(len(page.images))
     if len(rows):
         yield rows.take_batch(part.path)
 

@@ -32,6 +32,7 @@ from tasks.filters import Filter
 from tasks.filters.judge import Judge
 from tasks.filters.pictures import batches, widest
 from tasks.hashing.looks import DECODED_SIDE, PREFIX, Kind, Looks, beside, luma
+from tasks.news import Teller
 from tasks.originals import erase_originals
 from tasks.stage import Outcome, Stage, stage_task
 
@@ -120,6 +121,7 @@ def filter_part(
     side_now = widest([*(one.min_side for one in now.built), *([DECODED_SIDE[hashes]] if hashes else [])])
     side = widest([side_now, *(one.min_side for one in (later.built if later else ()))])
     with ExitStack() as stack:
+        teller = stack.enter_context(Teller(out, table.num_rows))
         for judge in filter(None, (now, later)):
             stack.enter_context(judge)
         for batch in batches(table.select(columns).to_pylist(), layout, side):
@@ -133,6 +135,8 @@ def filter_part(
                     looks.add(luma(item.came))
             if later is not None:
                 later.judge([one for item, one in zip(batch, anew, strict=True) if item.kept])
+            for item in batch:
+                teller.row(item.row["drop"])
     judged = now.table(carried)
     files = [write_table(f"{out}.parquet", judged), *now.files]
     if looks is not None:

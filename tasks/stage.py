@@ -15,7 +15,7 @@ from tasks.config import StageConfig
 from tasks.parts import Outcome, compute_part
 from tasks.progress import StageProgress
 from tasks.stage_report import report_stage
-from tasks.workers import map_parts
+from tasks.workers import listening, map_parts
 
 __all__ = ["Outcome", "PartsFailed", "Stage", "stage_task"]
 
@@ -101,7 +101,8 @@ class Stage:
             (function, part, join(self.directory, name), join(self._receipts, f"{name}.json"), plain)
             for part, name in zip(parts, names, strict=True)
         ]
-        results, failures = map_parts(compute_part, calls, on_done=self._progress.part_done)
+        with listening(self.directory, self._progress.part_news), self._progress.live(len(calls)):
+            results, failures = map_parts(compute_part, calls, on_done=self._progress.part_done)
         if failures:
             first = min(failures)
             raise PartsFailed(

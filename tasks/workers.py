@@ -13,6 +13,7 @@ from distributed import Client, Future, LocalCluster, as_completed
 from pydantic import Field
 
 from tasks.config import StageConfig
+from tasks.news import Listener, News, listeners
 
 _cluster: ContextVar[tuple[Client, int] | None] = ContextVar("cluster", default=None)
 _TRIES_OF_A_KILLED_WORKER = 1
@@ -84,6 +85,26 @@ def _quiet_dask() -> None:
     """Dask tells of every connection at INFO, and Prefect makes INFO visible."""
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def listening(topic: str, listener: Listener) -> Iterator[None]:
+    """What parts tell of (`tasks.news`) goes to `listener` inside the block, in another thread where there is a
+    cluster."""
+    cluster = _cluster.get()
+    if cluster is None:
+        listeners[topic] = listener
+        try:
+            yield
+        finally:
+            del listeners[topic]
+        return
+    client, _ = cluster
+    client.subscribe_topic(topic, lambda event: listener(News(**event[1]["news"])))
+    try:
+        yield
+    finally:
+        client.unsubscribe_topic(topic)
 
 
 def map_parts(

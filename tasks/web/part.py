@@ -19,6 +19,7 @@ from storage.layout import Layout
 from storage.manifest import FileEntry
 from storage.samples import SampleWriter
 from storage.tables import count_drops, kept, read_table, write_table
+from tasks.news import Teller
 from tasks.parts import Outcome
 from tasks.web.engine import shared_engine
 from tasks.web.fetch import FetchConfig, Fetched
@@ -127,7 +128,8 @@ def download_part(
     late = LateHashes(md5=config.md5, num_images=todo.num_rows) if not bad else None  # there, hashes come first
     with SampleWriter(f"{out}.tar", late, past_cache=True) as tar:
         bin_ = _Bin(todo, tar, Rows(layout.relative(f"{out}.tar")), bad, config.md5, late)
-        _fetch_all(todo, bin_, config=config, policy=policy, lists=lists)
+        with Teller(out, todo.num_rows) as teller:
+            _fetch_all(todo, bin_, teller, config=config, policy=policy, lists=lists)
         if earlier is not None and recheck and bad:
             earlier = _without_bad(earlier, bin_, layout)
     table = bin_.rows.table(todo)
@@ -140,13 +142,14 @@ def download_part(
     return Outcome(table.num_rows, table.num_rows - sum(drops.values()), drops, files, facts)
 
 
-def _fetch_all(todo: pa.Table, bin_: _Bin, *, config: Download, policy: UrlPolicy, lists: str) -> None:
+def _fetch_all(todo: pa.Table, bin_: _Bin, teller: Teller, *, config: Download, policy: UrlPolicy, lists: str) -> None:
     """Every URL's image into the bin, in the table's order."""
     engine = shared_engine(
         config, f"{policy.model_dump_json()} {lists}", lambda url: _check_hop(url, policy_rules(policy, lists))
     )
     with InOrder[Fetched](bin_.take, memory_bytes=config.memory_bytes) as in_order:
         for number, fetched in engine.download(todo["url"].to_pylist()):
+            teller.row(fetched.reason)
             body, fetched.body = fetched.body, None
             in_order.put(number, fetched, body)
 

@@ -1,12 +1,14 @@
 """Parts on a cluster: every call's own result or error in its place, whatever finishes first and whoever dies."""
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tasks.workers import Workers, map_parts, workers
+from tasks.news import News, Teller
+from tasks.workers import Workers, listening, map_parts, workers
 
 NUM = 120
 
@@ -45,6 +47,31 @@ def test_results_and_errors_stand_where_their_calls_stood(cluster: None) -> None
 def test_more_and_fewer_calls_than_the_window_are_all_made(cluster: None) -> None:
     for num in (0, 1, 6, 7, 8, 28):
         assert map_parts(squared, [(n,) for n in range(num)]) == ([n * n for n in range(num)], {})
+
+
+def tells(number: int) -> int:
+    with Teller(f"stage/part-{number:05d}", 2) as teller:
+        teller._told = 0.0  # long ago
+        teller.row("timeout")
+    return number
+
+
+def test_what_parts_tell_while_they_run_comes_from_the_workers(cluster: None) -> None:
+    heard: list[News] = []
+    came = threading.Event()
+
+    def listen(news: News) -> None:
+        heard.append(news)
+        if len(heard) == 4:
+            came.set()
+
+    with listening("stage", listen):
+        assert map_parts(tells, [(0,), (1,)]) == ([0, 1], {})
+        assert came.wait(20)
+    assert [news for news in heard if news.part == "part-00001"] == [
+        News("part-00001", 0.5, 1, 0, {"timeout": 1}),
+        News("part-00001", 1.0),
+    ]
 
 
 def test_a_part_whose_worker_dies_is_tried_once_more(cluster: None, tmp_path: Path) -> None:
