@@ -14,6 +14,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from storage.errors import ChecksumMismatch, StorageFull, UnreachableStorage, refusals, unreachable
+from storage.local_glob import glob_local
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _STORES = frozenset({"s3", "s3a", "gs", "gcs"})  # they have no folders: what is asked to make one makes a bucket
@@ -54,15 +55,16 @@ def exists(path: str) -> bool:
         raise unreachable(path, error) from error
 
 
-def list_files(pattern: str) -> list[str]:
-    """Files that match a glob, sorted by name; a path without wildcard is itself when it exists."""
+def list_files(pattern: str, *, only_files: bool = False) -> list[str]:
+    """What matches a glob, sorted, folders too unless `only_files`; what exists is itself (`storage.local_glob`)."""
     filesystem, inner = _filesystem(pattern)
+    if "file" in _protocols(filesystem):
+        return sorted(found for found, is_folder in glob_local(inner) if not (is_folder and only_files))
     try:
-        found = filesystem.glob(inner)
+        found = filesystem.glob(inner, detail=True).items()
     except refusals() as error:
         raise unreachable(pattern, error) from error
-    files = sorted(str(name) for name in found)
-    return [filesystem.unstrip_protocol(name) for name in files] if is_url(pattern) else files
+    return sorted(filesystem.unstrip_protocol(n) for n, at in found if not (only_files and at["type"] == "directory"))
 
 
 def open_read(path: str) -> IO[bytes]:

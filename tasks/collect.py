@@ -89,9 +89,10 @@ def list_members(collection: Collection) -> list[str]:
     if extension_of(pattern) in CONTAINERS or "*" in pattern:
         found = list_files(pattern)
     else:
-        found = [path for path in list_files(posixpath.join(pattern, "**")) if extension_of(path) in IMAGE_EXTENSIONS]
+        inside = list_files(posixpath.join(pattern, "**"), only_files=True)
+        found = [path for path in inside if extension_of(path) in IMAGE_EXTENSIONS]
         for kind in CONTAINERS:
-            found = found or list_files(posixpath.join(pattern, "**", f"*.{kind}"))
+            found = found or [path for path in inside if extension_of(path) == kind]
     if not found:
         raise EmptyCollection(
             f"collection {collection.name!r}: no images in {collection.path!r} (looked for "

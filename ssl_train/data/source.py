@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from ssl_train.data.labels import ImageLabels, Labels, LabelTexts, numbered
 from ssl_train.errors import DataError
-from storage.filesystem import join, list_files, read_bytes
+from storage.filesystem import exists, join, list_files, read_bytes
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"})
 BLOCK_IMAGES = 512
@@ -54,7 +54,9 @@ class FolderImages:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        paths = list_files(join(folder, "**"))
+        if not exists(folder):
+            raise DataError(f"there is no folder at data.folder = {folder!r}. Correct the path.")
+        paths = list_files(join(folder, "**"), only_files=True)
         self._paths = [path for path in paths if is_image(path)]
         if not self._paths:
             raise DataError(

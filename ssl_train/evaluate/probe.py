@@ -141,7 +141,7 @@ def _pixels(place: Place, pixels: int) -> Float[Tensor, "3 pixels pixels"] | Non
 
 def _split_folder(folder: str) -> LabelledImages | None:
     """A folder that is split into train/ and test/; None for another."""
-    if not any(is_image(path) for path in list_files(join(folder, "train", "*", "*"))):
+    if not any(is_image(path) for path in list_files(join(folder, "train", "*", "*"), only_files=True)):
         return None
     voters, classes = read_split(folder, "train")
     asked, _ = read_split(folder, "test", classes)
@@ -163,7 +163,7 @@ def _whole(samples: Sequence[tuple[Place, str]]) -> LabelledImages:
 
 
 def _of_folder(folder: str) -> Iterator[tuple[Place, str]]:
-    for path in list_files(join(folder, "*", "*")):
+    for path in list_files(join(folder, "*", "*"), only_files=True):
         if is_image(path):
             yield Place(path), PurePosixPath(path).parent.name
 

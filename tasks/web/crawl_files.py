@@ -67,7 +67,9 @@ def _crawl_file(path: str) -> CrawlFile:
 
 
 def _is_glob(entry: str) -> bool:
-    return any(wild in entry for wild in ("*[" if is_url(entry) else "*?["))  # in a URL, ? starts the query
+    if is_url(entry):
+        return any(wild in entry for wild in "*[")  # in a URL, ? starts the query
+    return any(wild in entry for wild in "*?[") and not exists(entry)  # what is there may be called so
 
 
 def _found(entry: str) -> list[CrawlFile]:
