@@ -44,10 +44,17 @@ def die_with_torchrun() -> None:
 def sole_owner(directory: str) -> Iterator[None]:
     """Hold the folder of a run; the lock goes with the process, however it ends.
 
-    Raises ConfigError when another process holds it.
+    Raises ConfigError when another process holds it, and when it cannot be written in.
     """
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    with (Path(directory) / LOCK).open("w") as file:
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        lock = (Path(directory) / LOCK).open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write in output_dir = {directory}: {error.strerror}. Free space, correct the path, or choose "
+            "another folder."
+        ) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import json
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -89,6 +90,17 @@ def overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, A
     return content
 
 
+def explained(kind: type) -> str:
+    """The settings of a kind, a line each: name, default, and what its docstring says."""
+    said: dict[str, dict[str, Any]] = {}
+    for owner in reversed(kind.__mro__):  # a docstring is known to the class that it stands in
+        if is_dataclass(owner):
+            for name, about in _adapter(owner).json_schema()["properties"].items():
+                said[name] = said.get(name, {}) | about
+    defaults = {name: f" = {json.dumps(about['default'])}" for name, about in said.items() if "default" in about}
+    return "\n".join(f"  {name}{defaults.get(name, '')}: {about['description']}" for name, about in said.items())
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A remark on the choice that `word` may have meant; nothing when none is near."""
     matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
@@ -96,7 +108,10 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def _value(text: str) -> Any:
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:  # `data.shards=*.tar`: a star begins an alias in YAML
+        return text
     if isinstance(value, str):
         with suppress(ValueError):
             return float(value)  # YAML 1.1 takes 1e-3 for a word

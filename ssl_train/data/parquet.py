@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from posixpath import basename, dirname
 from sys import intern
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -82,11 +82,17 @@ class ParquetImages:
 
     def _groups_of(self, path: str) -> list[RowGroup]:
         with open_read(path) as file:
-            table = pq.ParquetFile(file)
+            table = _opened(file, path)
             if self._column not in table.schema_arrow.names:
                 raise DataError(
                     f"{path} has no column {self._column!r}, only {', '.join(table.schema_arrow.names)}. "
                     "Name the images' column with data.parquet_column."
+                )
+            kind = table.schema_arrow.field(self._column).type
+            if not _may_hold_images(kind):
+                raise DataError(
+                    f"column {self._column!r} of {path} holds {kind}, no images (bytes, or a struct of bytes and "
+                    "path). Name the images' column with data.parquet_column."
                 )
             rows = [table.metadata.row_group(number).num_rows for number in range(table.metadata.num_row_groups)]
         firsts = [0, *accumulate(rows)]
@@ -98,7 +104,7 @@ class ParquetImages:
             return self._kept[place]
         group = self._groups[place]
         with open_read(group.path) as file:
-            column = pq.ParquetFile(file).read_row_group(group.number, [self._column])[self._column]
+            column = _opened(file, group.path).read_row_group(group.number, [self._column])[self._column]
         self._kept[place] = column
         while len(self._kept) > self._keep:
             self._kept.popitem(last=False)
@@ -114,10 +120,25 @@ class ParquetImages:
         return EncodedImage(path or name, data or b"")
 
 
+def _opened(file: IO[bytes], path: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"{path} is no whole Parquet file: {error} Write or fetch it again, or leave it out of data.parquet."
+        ) from error
+
+
+def _may_hold_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(kind.field(number).name in ("bytes", "path") for number in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
 def _label_column(path: str, name: str) -> tuple[pa.ChunkedArray, tuple[str, ...] | None]:
     """A file's column of classes, and their names where its Hugging Face features have them."""
     with open_read(path) as file:
-        table = pq.ParquetFile(file)
+        table = _opened(file, path)
         schema = table.schema_arrow
         if name not in schema.names:
             raise DataError(

@@ -32,7 +32,7 @@ from ssl_train.errors import CheckpointError, ConfigError, TrainError
 from ssl_train.models import Backbone
 from ssl_train.models.class_head import ClassHead, ClassHeadNet
 from ssl_train.models.load import METADATA, read_backbone, read_tensors
-from ssl_train.settings import overridden, parse_settings
+from ssl_train.settings import explained, overridden, parse_settings
 from storage.errors import StorageError
 from storage.filesystem import write_bytes
 from storage.images import ImageError, decode_rgb
@@ -260,9 +260,9 @@ def _asked(folder: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, write and print; returns the exit code (2 for a mistake that the message explains)."""
-    if not arguments:
-        print(__doc__)
-        return 2
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"{__doc__}\nSettings:\n{explained(Classify)}")
+        return 0 if arguments else 2
     try:
         scores = evaluate(arguments[0], arguments[1:])
     except (TrainError, StorageError) as error:

@@ -15,7 +15,7 @@ from ssl_train.data.source import is_image
 from ssl_train.errors import DataError
 from ssl_train.models import Backbone
 from storage.filesystem import join, list_files, read_bytes
-from storage.images import decode_rgb
+from storage.images import ImageError, decode_rgb
 
 RESIZE_OVER_CROP = 256 / 224
 """The shorter side is resized to this times the crop, as is the custom on ImageNet."""
@@ -35,7 +35,7 @@ def read_split(folder: str, split: str, classes: Sequence[str] | None = None) ->
     Raises DataError when there is no image, or one of a class that is not among those given.
     """
     root = join(folder, split)
-    paths = [path for path in list_files(join(root, "*", "*")) if is_image(path)]
+    paths = [path for path in list_files(join(root, "*", "*"), only_files=True) if is_image(path)]
     if not paths:
         raise DataError(f"no images under {root}/<label>/. Labelled images lie in train/<label>/ and test/<label>/.")
     names = [PurePosixPath(path).parent.name for path in paths]
@@ -44,6 +44,14 @@ def read_split(folder: str, split: str, classes: Sequence[str] | None = None) ->
     if strangers:
         raise DataError(f"{root} has classes that the other split has not: {', '.join(strangers[:5])}.")
     return Labelled(tuple(paths), torch.tensor([known.index(name) for name in names])), known
+
+
+def read_image(path: str) -> NDArray[np.uint8]:
+    """An image that is scored. Raises DataError for one that is broken: scores without it would not be comparable."""
+    try:
+        return decode_rgb(read_bytes(path))
+    except ImageError as error:
+        raise DataError(f"{path} cannot be decoded: {error}. Mend it, or take it out of the set.") from error
 
 
 @torch.no_grad()
@@ -55,7 +63,7 @@ def class_tokens(
     network.eval()
     features = []
     for start in range(0, len(paths), batch_images):
-        images = [central_crop(decode_rgb(read_bytes(path)), pixels) for path in paths[start : start + batch_images]]
+        images = [central_crop(read_image(path), pixels) for path in paths[start : start + batch_images]]
         features.append(network.tokens(torch.stack(images).to(device)).cls.float().cpu())
     return torch.cat(features)
 

@@ -13,7 +13,7 @@ from ssl_train.errors import TrainError
 from ssl_train.evaluate.features import Labelled, read_split
 from ssl_train.models import Backbone, Model
 from ssl_train.models.load import read_backbone
-from ssl_train.settings import read_settings
+from ssl_train.settings import explained, read_settings
 from storage.errors import StorageError
 from storage.filesystem import write_bytes
 
@@ -83,9 +83,9 @@ def command(
     usage: str | None,
 ) -> int:
     """Evaluate, write `output` and print a table; returns the exit code (2 for a mistake that the message explains)."""
-    if not arguments:
-        print(usage)
-        return 2
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"{usage}\nSettings in eval.yaml:\n{explained(settings)}")
+        return 0 if arguments else 2
     try:
         config = read_settings(settings, arguments[0], arguments[1:])
         scores = evaluate(config)

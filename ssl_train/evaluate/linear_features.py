@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_train.data.pixels import crop_and_resize, normalise, random_box, to_unit
-from ssl_train.evaluate.features import central_crop
+from ssl_train.evaluate.features import central_crop, read_image
 from ssl_train.models import Backbone
-from storage.filesystem import read_bytes
-from storage.images import decode_rgb
 
 CROP_SCALE = (0.08, 1.0)
 """Share of an image's area that a random crop covers, as is the custom on ImageNet."""
@@ -47,7 +45,7 @@ def block_features(
     rows: list[Tensor] = []
     widths: tuple[int, ...] = ()
     for start in range(0, len(paths), batch_images):
-        images = [decode_rgb(read_bytes(path)) for path in paths[start : start + batch_images]]
+        images = [read_image(path) for path in paths[start : start + batch_images]]
         seen = []
         for shown in _shown(images, pixels, views, np.random.default_rng((seed, start))):
             maps = network.intermediate(shown.to(device), num_blocks)

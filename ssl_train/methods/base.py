@@ -1,5 +1,6 @@
 """What every method is: networks that give a step's loss, and what the trainer may ask of them and of their config."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
@@ -56,7 +57,11 @@ class MethodConfig:
 def whole_groups(group_images: int | None, share: int) -> dict[str, bool]:
     """The rule of methods that draw masks or mix images by groups, which no two processes share."""
     group = group_images or share
-    return {f"method.group_images = {group} must divide the {share} images of a process": share % group != 0}
+    message = (
+        f"method.group_images = {group} must divide the {share} images of a process: "
+        f"method.group_images={math.gcd(group, share)} does"
+    )
+    return {message: share % group != 0}
 
 
 class MethodNetworks(nn.Module):
