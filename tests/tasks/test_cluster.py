@@ -82,14 +82,15 @@ def test_clusters_do_not_depend_on_the_cuts_of_the_parts(tmp_path: Path) -> None
 
 
 def test_workers_and_groups_do_not_change_a_byte_of_the_centroids(
-    tmp_path: Path, as_tasks: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, as_tasks: None, two_processes: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster_fit, "_RANGE_BYTES", 8 * 10 * 7)  # seven clusters at a time
     found = []
-    for num_workers, all_groups in ((0, (1, 4)), (3, (2, 4))):  # this process; two of three processes, all three
-        with workers(Workers(num_workers=num_workers)):
+    # This process; one of two, both, and more groups than processes.
+    for place, where, all_groups in (("here", Workers(num_workers=0), (1, 4)), ("there", two_processes, (1, 2, 5))):
+        with workers(where):
             for groups in all_groups:
-                layout = Layout(str(tmp_path / f"{num_workers}-{groups}"))
+                layout = Layout(str(tmp_path / f"{place}-{groups}"))
                 source = embedded(layout, 11, 40, 200, num_rows=900)
                 config = Cluster(num_clusters=30, iterations=3, efficiency=Efficiency(groups=groups))
                 found.append(cluster.fn(source, config, layout))

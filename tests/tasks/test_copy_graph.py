@@ -135,12 +135,12 @@ def test_parts_and_memory_change_no_byte(layout: Layout, tmp_path: Path, method:
     assert facts_of(cut) == facts_of(whole)
 
 
-def test_the_number_of_workers_changes_no_byte(layout: Layout, tmp_path: Path) -> None:
+def test_the_number_of_workers_changes_no_byte(layout: Layout, tmp_path: Path, two_processes: Workers) -> None:
     vectors = families()
     configs = [CopyGraph(method=method, recall_sample=40, group_bytes=16_000, **LOOSE) for method in METHODS.values()]
     alone = [files_of(copy_graph.fn(pool(layout, vectors), config, layout)) for config in configs]
     spread = Layout(str(tmp_path / "spread"))
-    with workers(Workers(num_workers=2)):
+    with workers(two_processes):
         assert [files_of(copy_graph.fn(pool(spread, vectors), config, spread)) for config in configs] == alone
 
 

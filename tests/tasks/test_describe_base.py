@@ -207,11 +207,11 @@ def test_a_whitening_from_elsewhere_is_as_good_as_the_run_it_came_from(layout: L
         describe.fn(few, Describe(whiten=Whiten(fitted_by=other)), layout)
 
 
-def test_workers_give_what_one_process_gives(layout: Layout, network: TorchScript) -> None:
+def test_workers_give_what_one_process_gives(layout: Layout, network: TorchScript, two_processes: Workers) -> None:
     base = embed.fn(earlier(layout), Embed(encoder=network), layout)
     more = later(layout)
     alone = embed.fn(more, Embed(encoder=network), layout, name="alone")
-    with workers(Workers(num_workers=2, threads_per_worker=2)):
+    with workers(two_processes):
         spread = embed.fn(more, Embed(encoder=network), layout, name="spread", base=base)
     assert content(spread) == content(alone)
     assert spread.facts["reused"] == 27  # the broken one among them

@@ -127,16 +127,19 @@ def test_resampling_spreads_the_centroids_from_the_dense_to_the_sparse(layout: L
     assert found[1] < found[0]  # the largest concept holds fewer of the centroids
 
 
-def test_groups_workers_and_cuts_do_not_change_what_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_workers_and_cuts_do_not_change_what_is_sampled(
+    tmp_path: Path, two_processes: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Workers(num_workers=0)
     monkeypatch.setattr(hierarchy_levels, "_ROWS_PER_FILE", 17)
     found = []
-    for number, (cuts, groups, small, num_workers) in enumerate(
-        [((), 64, 10**9, 0), ((3, 400), 1, 0, 0), ((100, 101, 900, 1300), 3, 0, 2)]
+    for number, (cuts, groups, small, where) in enumerate(
+        [((), 64, 10**9, here), ((3, 400), 1, 0, here), ((100, 101, 900, 1300), 3, 0, two_processes)]
     ):
         monkeypatch.setattr(cluster_fit, "SMALL", small)
         layout = Layout(f"{tmp_path}/{number}")
         config = Hierarchy(levels=LEVELS, iterations=3, efficiency=Efficiency(groups=groups), fit_images=None)
-        with workers(Workers(num_workers=num_workers)):
+        with workers(where):
             manifest = hierarchy.fn(embedded(layout, *cuts), config, layout)
         assert manifest.rows_kept == 150  # a tenth
         assert not list_files(f"{manifest.directory}/scratch-*")

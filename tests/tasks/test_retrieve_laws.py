@@ -133,11 +133,11 @@ def test_a_run_killed_at_any_step_and_run_again_ends_in_the_same_bytes(
 
 
 def test_workers_end_in_the_same_bytes_and_leave_no_scratch(
-    layout: Layout, tmp_path_factory: pytest.TempPathFactory
+    layout: Layout, tmp_path_factory: pytest.TempPathFactory, two_processes: Workers
 ) -> None:
     config = BY_CELLS.model_copy(update={"images_per_task": 50, "queries_per_task": 20})
     alone = World(Layout(str(tmp_path_factory.mktemp("other")))).run(config)
-    with workers(Workers(num_workers=2)):
+    with workers(two_processes):
         shared = World(layout).run(config)
     assert contents(shared) == contents(alone)
     assert set(file_sizes(shared.directory)) == {entry.path for entry in shared.files} | {

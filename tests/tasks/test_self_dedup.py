@@ -160,7 +160,7 @@ def parts_of(manifest: Manifest) -> list[list[int]]:
 
 
 def test_killed_in_the_middle_and_run_again_it_ends_in_the_same_bytes(
-    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_processes: Workers
 ) -> None:
     whole = deduplicated(families(layout)[0], layout)
     other = Layout(str(tmp_path / "other"))
@@ -172,7 +172,7 @@ def test_killed_in_the_middle_and_run_again_it_ends_in_the_same_bytes(
     with pytest.raises(PartsFailed, match="run again"):
         self_dedup.fn(described, graph, SelfDedup(), other)
     Path(second).write_bytes(content)
-    with workers(Workers(num_workers=1)):
+    with workers(two_processes):
         again = self_dedup.fn(described, graph, SelfDedup(), other)
     assert again.files == whole.files
     assert again.facts == whole.facts

@@ -90,9 +90,11 @@ def test_a_cut_file_is_made_again(layout: Layout, tmp_path: Path) -> None:
     assert run(layout, tmp_path / "calls").files == first.files
 
 
-def test_a_cluster_gives_what_one_process_gives_and_counts_its_failures(layout: Layout, tmp_path: Path) -> None:
+def test_a_cluster_gives_what_one_process_gives_and_counts_its_failures(
+    layout: Layout, tmp_path: Path, two_processes: Workers
+) -> None:
     alone = run(layout, tmp_path / "calls")
-    with workers(Workers(num_workers=2, window=3)):
+    with workers(two_processes.model_copy(update={"window": 3})):
         other = Layout(str(tmp_path / "cluster"))
         with pytest.raises(PartsFailed, match="cannot double 3"):
             run(other, tmp_path / "calls2", parts=9, fail_at=3)
