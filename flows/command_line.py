@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from flows.config_errors import complaints
 from flows.presets import preset_names
 from storage.errors import StorageError
 from storage.layout import Layout
@@ -91,13 +92,18 @@ def _remove(options: argparse.Namespace) -> int:
 
 
 def _load(path: str, preset: str | None) -> "CurateConfig | None":
-    from flows.config import load_config
+    from flows.config import CurateConfig, load_config
 
     try:
         return load_config(Path(path), preset=preset)
-    except (ValidationError, yaml.YAMLError) as error:
-        print(f"curate-lvd: {path} is not a valid config:\n{error}", file=sys.stderr)
-        return None
+    except ValidationError as error:
+        found = complaints(error, CurateConfig)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = [f"it is no YAML: {error}"]
+    except OSError as error:
+        found = [f"it cannot be read: {error.strerror}"]
+    print("\n  ".join([f"curate-lvd: {path} is not a valid config:", *found]), file=sys.stderr)
+    return None
 
 
 def _ended_well(work: Callable[[], object]) -> int:

@@ -132,4 +132,6 @@ def load_config(path: Path, places: Mapping[str, str] | None = None, *, preset: 
     if places is not None:
         text = Template(text).substitute(places)
     content = yaml.safe_load(text)
-    return CurateConfig.model_validate(content if preset is None else with_preset(preset, content))
+    if preset is not None and isinstance(content, dict):  # what is no mapping, the validation tells
+        content = with_preset(preset, content)
+    return CurateConfig.model_validate(content)

@@ -49,8 +49,9 @@ def load_chain(layout: Layout, name: str | None = None) -> Mapping[str, Manifest
         return ancestry([load_reference(reference, layout) for reference in content["ends"]], layout)
     folders = [found.rsplit("/", 1)[0] for found in list_files(layout.stage_manifests("*"))]
     if not folders or name:
+        wanted = f"no run {name}" if name else "no run"
         raise BadManifest(
-            f"no run {name or ''} in {layout.root}: no record at {path} and no finished stage. Give --root the folder "
-            "that `curate-lvd run` wrote."
+            f"{wanted} in {layout.root}: no record at {path} and no finished stage. Give --root the folder that "
+            "`curate-lvd run` wrote."
         )
     return ancestry([load_manifest(folder) for folder in folders], layout)

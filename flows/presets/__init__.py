@@ -28,8 +28,11 @@ def with_preset(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
         raise UnknownPreset(f"there is no preset {name!r}; there are {', '.join(preset_names())}.")
     below = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     merged = _merged(below, content)
-    own = {rule["source"]: rule for rule in (content.get("retrieve") or {}).get("rules") or []}
-    sources = {source["name"] for source in content.get("sources") or []}
+    try:
+        own = {rule["source"]: rule for rule in (content.get("retrieve") or {}).get("rules") or []}
+        sources = {source["name"] for source in content.get("sources") or []}
+    except (TypeError, AttributeError, KeyError):  # no lists of mappings: the config's validation says so
+        return merged
     given = [rule for rule in below["retrieve"]["rules"] if rule["source"] in sources - own.keys()]
     merged["retrieve"]["rules"] = [*own.values(), *given]
     return merged
