@@ -47,7 +47,7 @@ class ShardFile:
     def __init__(self, file: IO[bytes], hasher: ShardHasher, *, past_cache: bool = False) -> None:
         self._file, self._hasher = file, hasher
         self.position = 0
-        self._buffer = mmap.mmap(-1, _BUFFER_BYTES)  # begins at a page, as direct writing wants
+        self._buffer = _new_buffer(_BUFFER_BYTES)
         self._fill = self._hashed = self._begun = 0
         self._members: list[tuple[int, int]] = []
         self._direct = past_cache and self._set_direct(True)
@@ -134,6 +134,14 @@ class ShardFile:
         """A buffer of at least this size, and no larger a one than is needed for it."""
         wanted = max(_BUFFER_BYTES, -(-size // _DISK_BLOCK_BYTES) * _DISK_BLOCK_BYTES)
         if wanted != len(self._buffer):
-            larger = mmap.mmap(-1, wanted)
+            larger = _new_buffer(wanted)
             larger[: self._fill] = self._buffer[: self._fill]
             self._buffer = larger
+
+
+def _new_buffer(size: int) -> mmap.mmap:
+    """Begins at a page, as direct writing wants; of large pages where there are some, of which fewer are to be held."""
+    buffer = mmap.mmap(-1, size)
+    with suppress(OSError, AttributeError):  # Linux alone has such advice, and not every kernel such pages
+        buffer.madvise(mmap.MADV_HUGEPAGE)
+    return buffer

@@ -17,7 +17,6 @@ from tasks.web.client import Client
 from tasks.web.fetch import FetchConfig, Fetched, Fetcher, HopCheck
 from tasks.web.politeness import Turns
 from tasks.web.resolver import Answer, CheckedResolver, Lookup, parse_connect_to, system_lookup
-from tasks.web.urls import UrlParts, split_url
 
 if TYPE_CHECKING:
     from tasks.web.dns import Resolver
@@ -89,10 +88,9 @@ class Engine:
             work.cancel()
 
     async def _download(self, urls: Sequence[str], outbox: "_Outbox") -> None:
-        hosts: dict[str, deque[tuple[int, str, UrlParts]]] = {}
+        hosts: dict[str, deque[tuple[int, str]]] = {}
         for number, url in enumerate(urls):
-            parts = split_url(url)
-            hosts.setdefault(parts.host, deque()).append((number, url, parts))
+            hosts.setdefault(_host_and_port(url), deque()).append((number, url))
         async with asyncio.TaskGroup() as group:
             for todo in hosts.values():
                 visit = _HostVisit(todo, self._fetcher, outbox)
@@ -152,7 +150,7 @@ class _Outbox:
 class _HostVisit:
     """One part's URLs of one host, in their order; several lanes take from it. A host that only fails is left."""
 
-    def __init__(self, todo: deque[tuple[int, str, UrlParts]], fetcher: Fetcher, outbox: _Outbox) -> None:
+    def __init__(self, todo: deque[tuple[int, str]], fetcher: Fetcher, outbox: _Outbox) -> None:
         self._todo, self._fetcher, self._outbox = todo, fetcher, outbox
         self._failures, self._last_reason = 0, ""
         self._ends = asyncio.get_running_loop().time() + fetcher.config.max_host_seconds
@@ -161,8 +159,8 @@ class _HostVisit:
         """One lane: URLs one after the other until none is left."""
         outbox = self._outbox
         while self._todo:
-            number, url, parts = self._todo.popleft()
-            fetched = self._given_up(url) or await self._fetcher.fetch(url, parts)
+            number, url = self._todo.popleft()
+            fetched = self._given_up(url) or await self._fetcher.fetch(url)
             if fetched.reason in _NETWORK_REASONS:
                 self._failures, self._last_reason = self._failures + 1, fetched.reason
             else:
@@ -178,6 +176,11 @@ class _HostVisit:
         if asyncio.get_running_loop().time() > self._ends:
             return Fetched(url, "timeout", f"host given up after {limit.max_host_seconds:g} s")
         return None
+
+
+def _host_and_port(url: str) -> str:
+    """Of a canonical URL."""
+    return url.partition("://")[2].partition("/")[0]
 
 
 def _give(turns: Turns, times: int) -> None:

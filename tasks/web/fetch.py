@@ -68,13 +68,12 @@ class Fetcher:
             retries=Retries(config.max_attempts, config.retry_seconds),
         )
 
-    async def fetch(self, url: str, parts: UrlParts | None = None) -> Fetched:
-        """The image at a canonical URL (its parts, if they are known), or why there is none. Never raises for what a
-        server does."""
+    async def fetch(self, url: str) -> Fetched:
+        """The image at a canonical URL, or why there is none. Never raises for what a server does."""
         started, attempt = time.monotonic(), 0
         while True:
             attempt += 1
-            result, again = await self._attempt(url, parts)
+            result, again = await self._attempt(url)
             if again is None or attempt >= self.config.max_attempts:
                 break
             # A host's own wish was noted where it came in; every request to that host waits for it.
@@ -85,19 +84,19 @@ class Fetcher:
         result.attempts, result.seconds, result.fetched_at = attempt, time.monotonic() - started, time.time()
         return result
 
-    async def _attempt(self, url: str, parts: UrlParts | None) -> tuple[Fetched, Refusal | None]:
+    async def _attempt(self, url: str) -> tuple[Fetched, Refusal | None]:
         """One try: the result, and the refusal when another try may help."""
         here, seen = url, {url}
         try:
             while True:
-                parts = self._check_target(here, parts, first=here == url)
+                parts = self._check_target(here, first=here == url)
                 if not self._rules.check_known(parts):
                     await self._rules.check(parts)
                 response = await self._request(parts, self._limits, self._wants_body)
                 location = response.headers.get("location")
                 if response.status not in _REDIRECTS or location is None:
                     return await self._verified(url, here, response), None
-                here, parts = self._next_hop(here, location, seen), None
+                here = self._next_hop(here, location, seen)
         except Refusal as refusal:
             result = Fetched(url, refusal.reason, refusal.detail, status=refusal.status, final_url=here)
             return result, refusal if refusal.retry else None
@@ -113,13 +112,12 @@ class Fetcher:
         seen.add(target)
         return target
 
-    def _check_target(self, url: str, parts: UrlParts | None = None, *, first: bool) -> UrlParts:
+    def _check_target(self, url: str, *, first: bool) -> UrlParts:
         """A hop's parts. Raises Refusal when its looks alone forbid it: not public, or against the URL policy."""
-        if parts is None:
-            try:
-                parts = split_url(url)
-            except ValueError as error:
-                raise Refusal("bad_redirect", str(error)) from error
+        try:
+            parts = split_url(url)
+        except ValueError as error:
+            raise Refusal("bad_redirect", str(error)) from error
         try:
             private = self._private_hosts[parts.host]
         except KeyError:

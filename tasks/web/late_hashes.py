@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from tasks.web.rows import Stored
+from tasks.web.rows import Rows
 
 if TYPE_CHECKING:
     from tasks.algorithms.sha256 import PairedSha256
@@ -18,20 +18,20 @@ _WORTH_COMPILING = 300
 
 
 class LateHashes:
-    """A shard's hasher (`storage.shard_file`) that notes the hashes of its members, too.
+    """A shard's hasher (`storage.shard_file`) that writes the hashes of its members into their rows, too.
 
     Of many images, a third of what `hashlib` takes for the three hashes: `tasks.algorithms.sha256` and `.md5`.
     """
 
-    def __init__(self, *, md5: bool, num_images: int) -> None:
-        self._md5, self._many = md5, num_images >= _WORTH_COMPILING
-        self._waiting: deque[Stored] = deque()
+    def __init__(self, rows: Rows, *, md5: bool, num_images: int) -> None:
+        self._rows, self._md5, self._many = rows, md5, num_images >= _WORTH_COMPILING
+        self._waiting: deque[int] = deque()
         self._paired = _paired() if self._many else None
         self._plain = hashlib.sha256()
 
-    def expect(self, stored: Stored) -> None:
-        """The next member's; `stored` has its hashes when the shard is written, if not before."""
-        self._waiting.append(stored)
+    def expect(self, number: int) -> None:
+        """The next member is of the row of this number, which has its hashes when the shard is written."""
+        self._waiting.append(number)
 
     def update(self, data: memoryview, members: Sequence[tuple[int, int]]) -> None:
         """The shard's next bytes."""
@@ -43,8 +43,7 @@ class LateHashes:
             sha256s = [hashlib.sha256(data[start : start + size]).hexdigest() for start, size in members]
         md5s = self._md5s(data, members, places) if self._md5 else [None] * len(members)
         for sha256, md5 in zip(sha256s, md5s, strict=True):
-            stored = self._waiting.popleft()
-            stored.sha256, stored.md5 = sha256, md5
+            self._rows.set_hashes(self._waiting.popleft(), sha256, md5)
 
     def _md5s(
         self, data: memoryview, members: Sequence[tuple[int, int]], places: Int64[np.ndarray, "members 2"]

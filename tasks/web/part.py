@@ -76,17 +76,17 @@ class _Bin:
 
     def take(self, fetched: Fetched, body: bytes | None) -> None:
         """The next result: stored, or only written down."""
-        if body is None or fetched.info is None:
-            self.rows.add(fetched, None)
-            return
         number, stored, detail = len(self.rows), Stored(), None
+        if body is None or fetched.info is None:
+            self.rows.add(fetched, stored)
+            return
         if self.bad:  # before it is stored anywhere
             stored.sha256 = hashlib.sha256(body).hexdigest()
             stored.md5 = hashlib.md5(body, usedforsecurity=False).hexdigest() if self.md5 else None
             detail = self.judge(self.todo.slice(number, 1).to_pylist()[0], fetched.final_url, stored, body)
         if detail is None:
             if self.late is not None:
-                self.late.expect(stored)
+                self.late.expect(number)
             extension = FILE_EXTENSIONS[fetched.info.format]
             stored.offset, stored.size = self.tar.add(self.ids[number], {extension: body})[extension]
         else:
@@ -125,14 +125,15 @@ def download_part(
     numbers = numbers_to_retry(earlier, sorted(config.retry_reasons)) if earlier is not None else None
     todo = sources.take(pa.array(numbers, pa.int64())) if numbers is not None else sources
     bad = load_known_bad(config.known_bad, bad_key)
-    late = LateHashes(md5=config.md5, num_images=todo.num_rows) if not bad else None  # there, hashes come first
+    rows = Rows(layout.relative(f"{out}.tar"))
+    late = None if bad else LateHashes(rows, md5=config.md5, num_images=todo.num_rows)  # else a file's hash comes first
     with SampleWriter(f"{out}.tar", late, past_cache=True) as tar:
-        bin_ = _Bin(todo, tar, Rows(layout.relative(f"{out}.tar")), bad, config.md5, late)
+        bin_ = _Bin(todo, tar, rows, bad, config.md5, late)
         with Teller(out, todo.num_rows) as teller:
             _fetch_all(todo, bin_, teller, config=config, policy=policy, lists=lists)
         if earlier is not None and recheck and bad:
             earlier = _without_bad(earlier, bin_, layout)
-    table = bin_.rows.table(todo)
+    table = rows.table(todo)
     table = table if earlier is None or numbers is None else merged(earlier, table, numbers)
     files = [write_table(f"{out}.parquet", table), tar.entry]
     if bad:

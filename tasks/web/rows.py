@@ -14,9 +14,9 @@ CARRIED = ("url", "page_url", "alt", "crawl_date")
 """Columns of the URLs that stand in the result too."""
 TIMING_COLUMNS = ("attempts", "seconds", "fetched_at")
 """These differ from run to run; nothing may be computed from them."""
-_FETCHED = (
-    "drop", "detail", "width", "height", "format", "http_status", "final_url", "content_type", "attempts", "seconds",
-    "fetched_at",
+_COLUMNS = (
+    "drop", "detail", "sha256", "md5", "image_offset", "image_bytes", "image_file", "width", "height", "format",
+    "http_status", "final_url", "content_type", "attempts", "seconds", "fetched_at",
 )  # fmt: skip
 SCHEMA = image_schema(
     pa.field("page_url", pa.string()),
@@ -34,7 +34,7 @@ SCHEMA = image_schema(
 
 @dataclass(slots=True)
 class Stored:
-    """An image's hashes, which may come later, and where its bytes lie: nowhere when they are not to be kept."""
+    """An image's hashes, where they are known, and where its bytes lie: nowhere when they are not to be kept."""
 
     sha256: str | None = None
     md5: str | None = None
@@ -48,37 +48,34 @@ class Rows:
 
     def __init__(self, image_file: str) -> None:
         self._image_file = image_file
-        self._stored: list[Stored | None] = []
-        self._columns: dict[str, list[Any]] = {name: [] for name in _FETCHED}
+        self._columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
         self._appends = [column.append for column in self._columns.values()]
+        self._length = 0
 
     def __len__(self) -> int:
-        return len(self._stored)
+        return self._length
 
-    def add(self, fetched: Fetched, stored: Stored | None) -> None:
-        """The next row; `stored` may get its hashes later."""
-        info = fetched.info if stored is not None and stored.offset is not None else None
-        size = (None, None, None) if info is None else (info.width, info.height, info.format)
+    def add(self, fetched: Fetched, stored: Stored) -> None:
+        """The next row; its hashes may come later."""
+        info = fetched.info if stored.offset is not None else None
+        size = (None, None, None, None) if info is None else (self._image_file, info.width, info.height, info.format)
         values = (
-            fetched.reason, fetched.detail, *size, fetched.status, fetched.final_url, fetched.content_type,
-            fetched.attempts, fetched.seconds, None if fetched.fetched_at is None else round(fetched.fetched_at * 1000),
+            fetched.reason, fetched.detail, stored.sha256, stored.md5, stored.offset, stored.size, *size,
+            fetched.status, fetched.final_url, fetched.content_type, fetched.attempts, fetched.seconds,
+            None if fetched.fetched_at is None else round(fetched.fetched_at * 1000),
         )  # fmt: skip
         for append, value in zip(self._appends, values, strict=True):
             append(value)
-        self._stored.append(stored)
+        self._length += 1
+
+    def set_hashes(self, number: int, sha256: str, md5: str | None) -> None:
+        """The hashes of a row that was added without."""
+        self._columns["sha256"][number], self._columns["md5"][number] = sha256, md5
 
     def table(self, sources: pa.Table) -> pa.Table:
         """The rows, beside the `sources` (id and CARRIED) that they are of, in the same order."""
-        stored = self._stored
-        columns: dict[str, Any] = self._columns | {
-            "sha256": [one and one.sha256 for one in stored],
-            "image_file": [self._image_file if one and one.offset is not None else None for one in stored],
-            "image_offset": [one and one.offset for one in stored],
-            "image_bytes": [one and one.size for one in stored],
-            "md5": [one and one.md5 for one in stored],
-            "fetched_at": pa.array(self._columns["fetched_at"], pa.timestamp("ms", tz="UTC")),
-        }
-        arrays = {name: sources[name] for name in sources.column_names} | columns
+        times = pa.array(self._columns["fetched_at"], pa.timestamp("ms", tz="UTC"))
+        arrays = {name: sources[name] for name in sources.column_names} | self._columns | {"fetched_at": times}
         nothing = pa.nulls(len(self))
         return pa.table([_array(arrays.get(field.name, nothing), field.type) for field in SCHEMA], schema=SCHEMA)
 
