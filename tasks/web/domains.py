@@ -16,8 +16,10 @@ from storage.filesystem import content_key, exists, is_url, join, list_files, re
 from tasks.web.errors import BadDomainList
 from tasks.web.urls import ascii_domain, is_public_suffix
 
-_DOMAIN = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*")
-_HOSTS_FILE = re.compile(r"(?:0\.0\.0\.0|127\.0\.0\.1|::1?|fe80::\S*|ff0\S*::\S*|255\.255\.255\.255)\s+")
+# As hosts are written in URLs, not as they may be registered: blogs have names that begin or end with a hyphen.
+_DOMAIN = re.compile(r"(?=.*[a-z0-9])[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_PORT = re.compile(r":\d{1,5}$")
+_HOSTS_FILE = re.compile(r"(?:0|0\.0\.0\.0|127\.0\.0\.1|::1?|fe80::\S*|ff0\S*::\S*|255\.255\.255\.255)\s+")
 _HOSTS_FILE_NAMES = frozenset(
     {"localhost", "localhost.localdomain", "local", "broadcasthost"}
     | {
@@ -175,12 +177,14 @@ def _entries(path: str) -> Iterator[tuple[str, str, str | None]]:
         except UnicodeDecodeError as error:
             raise BadDomainList(f"{where} is no text file: {error}. Give a list of domains, one a line.") from error
         for number, line in enumerate(lines, start=1):
-            text, hosts_file = line.partition("#")[0].strip(), _HOSTS_FILE.match(line)
+            text = line.partition("#")[0].strip()
+            hosts_file = _HOSTS_FILE.match(text)
             if hosts_file is not None:
                 names = [name for name in text.split()[1:] if name not in _HOSTS_FILE_NAMES]
                 yield from ((name, _checked(name, where, number), None) for name in names)
             elif text:
                 host, slash, rest = text.partition("/")
+                host = _PORT.sub("", host)  # on whatever port: the others are forbidden by `allowed_ports`
                 yield host, _checked(host, where, number), f"/{rest}" if slash and rest else None
 
 

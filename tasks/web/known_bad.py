@@ -23,12 +23,14 @@ from tasks.web.errors import BadHashList
 Kind = Literal["md5", "sha256", "pdq"]
 _HEX_CHARS: Mapping[Kind, int] = {"md5": 32, "sha256": 64, "pdq": 64}
 _LINE = re.compile(r"\s*\"?([0-9a-fA-F]+)\"?\s*(?:[,;\s].*)?")
+_LONG_HEX = re.compile(r"[0-9a-fA-F]{16}")
 _PDQ_SIDE = 512
 
 
 class HashList(StageConfig):
     """One list: a text file with a hash in hexadecimal at the start of each line; the rest of a line, empty lines and
-    lines that begin with # are passed over, and so is a first line without a hash (a CSV's header)."""
+    lines that begin with # are passed over, and so is a first line in which nothing looks like a hash (a CSV's
+    header)."""
 
     file: str
     """Path or URL."""
@@ -98,7 +100,7 @@ def load_hashes(one: HashList) -> NDArray[Any]:
         match = _LINE.fullmatch(line)
         if match is not None and len(match[1]) == _HEX_CHARS[one.kind]:
             found.append(bytes.fromhex(match[1]))
-        elif number > 1:
+        elif number > 1 or _LONG_HEX.search(line):
             raise BadHashList(
                 f"{one.file}, line {number}: {line[:80]!r} does not begin with a hash of kind {one.kind} "
                 f"({_HEX_CHARS[one.kind]} hexadecimal digits). Correct the line or the list's `kind`."

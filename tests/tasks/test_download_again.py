@@ -188,7 +188,13 @@ def test_the_content_of_the_lists_decides_and_not_their_names(tmp_path: Path, la
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("", "no hash"), ("# none\n\n", "no hash"), (f"{'0' * 32}\nhello\n", "line 2"), ("\n" + "0" * 31, "line 2")],
+    [
+        ("", "no hash"),
+        ("# none\n\n", "no hash"),
+        (f"{'0' * 32}\nhello\n", "line 2"),
+        ("\n" + "0" * 31, "line 2"),
+        (f"{'0' * 64}\n{'0' * 32}\n", "line 1"),
+    ],
 )
 def test_a_list_that_cannot_be_understood_is_refused(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "list.txt"

@@ -158,14 +158,16 @@ def test_matching_equals_the_walk_over_suffixes(domains: set[str], hosts: list[s
 
 
 def write_lists(folder: Path) -> None:
-    (folder / "plain.txt").write_text("# a list\nads.example  # inline\n*.Bücher.example\n\n.dot.example\n")
+    (folder / "plain.txt").write_text(
+        "# a list\nads.example  # inline\n*.Bücher.example\n\n.dot.example\n-a-.b_-.example\n"
+    )
     (folder / "hosts").write_text(
-        "127.0.0.1 localhost\n::1 ip6-localhost\n0.0.0.0 a.example b.example\n0.0.0.0 0.0.0.0\n"
+        "127.0.0.1 localhost\n::1 ip6-localhost\n0.0.0.0 a.example b.example\n0.0.0.0 0.0.0.0\n  0\tc.example # x\r\n"
     )
     for category in ("adult", "gambling"):
         (folder / "ut1" / category).mkdir(parents=True)
         (folder / "ut1" / category / "domains").write_text(f"{category}.example\n")
-    (folder / "ut1" / "adult" / "urls").write_text("host.example/adult/\n")
+    (folder / "ut1" / "adult" / "urls").write_text("host.example/adult/\nother.example:8080/adult\n")
 
 
 def matched(domains: DomainSet, *hosts: str) -> list[bool]:
@@ -179,10 +181,12 @@ def test_lists_are_read_in_the_formats_people_publish(tmp_path: Path) -> None:
         True, True, True, True, False,
     ]  # fmt: skip
     hosts = load_domain_set([], [str(tmp_path / "hosts")])
-    assert matched(hosts, "a.example", "b.example", "localhost") == [True, True, False]
+    assert matched(hosts, "a.example", "b.example", "c.example", "localhost") == [True, True, True, False]
+    assert matched(plain, "-a-.b_-.example", "x.-a-.b_-.example", "a.b.example") == [True, True, False]
     ut1 = load_domain_set([], [str(tmp_path / "ut1")])
     assert matched(ut1, "adult.example", "gambling.example") == [True, True]
     assert ut1.match_prefix("host.example", "/adult/x.jpg") == "host.example/adult/"
+    assert ut1.match_prefix("other.example", "/adult") == "other.example/adult"
     assert len(list_paths([str(tmp_path / "ut1" / "adult")])) == 2
 
 
@@ -206,7 +210,9 @@ def test_a_line_of_a_packed_list_that_is_no_domain_says_where(tmp_path: Path) ->
         load_domain_set([], [str(tmp_path / "list.gz")])
 
 
-@pytest.mark.parametrize("content", ["<html>404 not found</html>", "ads.example other.example", "a..b", "-.example"])
+@pytest.mark.parametrize(
+    "content", ["<html>404 not found</html>", "ads.example other.example", "a..b", "a.example:x", "--"]
+)
 def test_a_list_that_is_none_says_where(tmp_path: Path, content: str) -> None:
     path = tmp_path / "list.txt"
     path.write_text(f"good.example\n{content}\n")
