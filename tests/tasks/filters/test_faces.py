@@ -111,6 +111,11 @@ def test_pictures_without_a_person_stay_as_they_are(detector: RetinaFaceDetector
     assert sum(len(detector.detect(picture)) > 0 for picture in backgrounds()) <= 1
 
 
+def test_the_defaults_are_for_recall_and_those_of_the_published_blur() -> None:
+    assert (RetinaFace().min_score, RetinaFace().smallest_face_pixels) == (0.3, 24)
+    assert (Faces().expand, Faces().blur) == (0.1, 0.1)
+
+
 def test_a_lower_threshold_never_finds_fewer_faces() -> None:
     picture, _ = next(planted_faces(24))
     counts = [len(RetinaFace(min_score=score).build().detect(picture)) for score in (0.9, 0.3, 0.05)]

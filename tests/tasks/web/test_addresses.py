@@ -1,10 +1,12 @@
 """No address outside the public web passes, in any notation, and public ones do."""
 
 from ipaddress import ip_address, ip_network
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, SOCK_STREAM
 
 import pytest
 
 from tasks.web.addresses import literal_address, why_not_public, why_private_host
+from tasks.web.resolver import Answer, CheckedResolver, RefusedAddress
 
 PRIVATE_HOSTS = [
     # loopback, in every IPv4 notation that browsers take
@@ -72,3 +74,17 @@ def test_notations_of_one_address_are_one_address() -> None:
     forms = ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "017700000001", "0x7f.0.0.1", "１２７.0.0.1"]
     assert {literal_address(form) for form in forms} == {ip_address("127.0.0.1")}
     assert literal_address("photos.example") is None
+
+
+def test_the_very_address_that_is_connected_to_is_looked_at_once_more() -> None:
+    """Whatever came between the check of a name and its connection: the socket itself is refused."""
+
+    async def none(host: str) -> Answer:
+        raise AssertionError("nobody asks")
+
+    resolver = CheckedResolver(none, allow_networks=(ip_network("127.0.0.0/8"),), connect_to={})
+    for family, inside in ((AF_INET, ("10.0.0.1", 80)), (AF_INET6, ("::ffff:7f00:1", 80, 0, 0))):
+        with pytest.raises(RefusedAddress, match="private|IPv4-mapped"):
+            resolver.open_socket((family, SOCK_STREAM, IPPROTO_TCP, "", inside))
+    with resolver.open_socket((AF_INET, SOCK_STREAM, IPPROTO_TCP, "", ("127.0.0.1", 80))) as opened:
+        assert opened.family == AF_INET
