@@ -22,6 +22,7 @@ _KEEP_SECONDS = 15.0
 _NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305: how long one address may be tried alone
 _TIMED_OUT_LOOKUP = frozenset({socket.EAI_AGAIN})
 _MAX_KNOWN = 50_000
+_MAX_DIALLED = 16  # addresses of one name: all are checked, but a name may have thousands
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 Connection: TypeAlias = "Http1Connection | Http2Connection"
@@ -48,7 +49,7 @@ class Client:
         self._user_agent = user_agent
         self._idle: OrderedDict[Http1Connection, tuple[str, float]] = OrderedDict()  # the longest idle first
         self._idle_of: dict[str, deque[Http1Connection]] = {}
-        self._shared: dict[str, Http2Connection] = {}
+        self._shared: dict[str, list[Http2Connection]] = {}
         self._opening: dict[str, asyncio.Future[None]] = {}
         self._http1_only: set[str] = set()
         self._sweeper = self._loop.call_later(_KEEP_SECONDS, self._sweep)
@@ -83,12 +84,9 @@ class Client:
 
     def _kept(self, origin: str) -> "Connection | None":
         """A connection that is there already: one that carries many requests at a time, else one that is idle."""
-        shared = self._shared.get(origin)
-        if shared is not None:
+        for shared in self._shared.get(origin, ()):
             if shared.can_start:
                 return shared
-            if shared.closed:
-                del self._shared[origin]
         waiting = self._idle_of.get(origin)
         while waiting:
             connection = waiting.pop()  # the last used is the likeliest to stand
@@ -119,11 +117,20 @@ class Client:
         now = self._loop.time()
         while self._idle and next(iter(self._idle.values()))[1] < now:
             self._drop(next(iter(self._idle)))
-        for origin, connection in list(self._shared.items()):
-            if connection.closed or connection.quiet_since < now - _KEEP_SECONDS:
-                connection.close()
-                del self._shared[origin]
+        for origin in list(self._shared):
+            self._leave_useless(origin, now - _KEEP_SECONDS)
         self._sweeper = self._loop.call_later(_KEEP_SECONDS, self._sweep)
+
+    def _leave_useless(self, origin: str, quiet_before: float) -> None:
+        """Close an origin's shared connections that carry no request and take none, or have carried none for long."""
+        kept = []
+        for one in self._shared.pop(origin, []):
+            if one.closed or one.quiet_since < quiet_before or not (one.busy or one.can_start):
+                one.close()
+            else:
+                kept.append(one)
+        if kept:
+            self._shared[origin] = kept
 
     async def _open(self, parts: UrlParts, limits: Limits, until: float) -> Connection:
         """A new connection to a checked address, or one that another request has just opened. Raises Refusal."""
@@ -161,6 +168,8 @@ class Client:
     async def _connect(self, parts: UrlParts, endpoints: list[tuple[Address, int]], limits: Limits) -> Connection:
         async with asyncio.timeout(limits.connect_seconds):
             connection = await self._handshake(parts, endpoints)
+            if not isinstance(connection, Http1Connection):
+                await self._told(connection)
         if parts.scheme == "http":
             return connection
         if not isinstance(connection, Http1Connection):
@@ -171,7 +180,7 @@ class Client:
         return connection
 
     async def _handshake(self, parts: UrlParts, endpoints: list[tuple[Address, int]]) -> Connection:
-        open_socket = await self._dial([_address_info(address, port) for address, port in endpoints])
+        open_socket = await self._dial([_address_info(address, port) for address, port in endpoints[:_MAX_DIALLED]])
         secure, origin = parts.scheme == "https", parts.origin
         opening = _Opening(lambda: Http1Connection(lambda one: self._keep(one, origin)), self._loop)
         try:
@@ -187,6 +196,16 @@ class Client:
         if opening.connection is None:
             raise ConnectionError("closed before it was ready")
         return opening.connection
+
+    async def _told(self, connection: "Http2Connection") -> None:
+        """Until a server says how many requests it takes at a time, it gets none."""
+        try:
+            await connection.told
+        except BaseException:
+            connection.close()
+            raise
+        if connection.closed:
+            raise ConnectionError("closed before it was ready")
 
     async def _dial(self, infos: list[AddrInfoType]) -> socket.socket:
         """A socket connected to the first address that answers."""
@@ -207,12 +226,14 @@ class Client:
         return connected
 
     def _shared_connection(self, origin: str, connection: "Http2Connection") -> "Http2Connection":
-        """An HTTP/2 connection is shared by all requests to the origin; of two opened side by side the first."""
-        known = self._shared.get(origin)
-        if known is not None and known.can_start:
-            connection.close()
-            return known
-        self._shared[origin] = connection
+        """An HTTP/2 connection is shared by all requests to the origin; of two opened side by side the first that takes
+        another. A server that takes few requests on one has so many connections as it gets requests at a time."""
+        self._leave_useless(origin, self._loop.time() - _KEEP_SECONDS)
+        for known in self._shared.get(origin, ()):
+            if known.can_start:
+                connection.close()
+                return known
+        self._shared.setdefault(origin, []).append(connection)
         return connection
 
     async def close(self) -> None:
@@ -222,7 +243,8 @@ class Client:
         for connection in list(self._idle):
             self._drop(connection)
         for shared in self._shared.values():
-            shared.close()
+            for one in shared:
+                one.close()
         self._shared.clear()
         await asyncio.sleep(0)  # transports say goodbye in callbacks
 

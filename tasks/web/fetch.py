@@ -24,6 +24,7 @@ __all__ = ["FetchConfig", "Fetched", "Fetcher", "HopCheck", "retry_after_seconds
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _EMPTY = frozenset({204, 205})
 _MAX_HOSTS = 50_000
+_PROBED_AT_ONCE_BYTES = 1 << 20  # a walk over headers, microseconds; a file made for it may take seconds
 _WORTH_RETRYING = frozenset({408, 429, 500, 502, 503, 504})
 
 HopCheck = Callable[[str], tuple[str, str | None] | None]
@@ -185,18 +186,21 @@ class Fetcher:
             result.reason, result.detail = "empty_body", "0 bytes"
         else:
             try:
-                info = probe_whole(response.body, max_pixels=self.config.max_pixels)
+                if len(response.body) > _PROBED_AT_ONCE_BYTES:
+                    info = await self._aside(probe_whole, response.body)
+                else:
+                    info = probe_whole(response.body, max_pixels=self.config.max_pixels)
                 if self.config.decode or info.format in UNMARKED:
-                    info = await self._decoded(response.body)
+                    info = await self._aside(verify, response.body)
                 result.info, result.body = info, response.body
             except ImageError as error:
                 result.reason, result.detail = error.reason, error.detail
         return result
 
-    async def _decoded(self, body: bytes) -> ImageInfo:
-        """What the bytes are by decoding them. Raises ImageError when they are no whole image."""
+    async def _aside(self, check: Callable[..., ImageInfo], body: bytes) -> ImageInfo:
+        """What a check says of the bytes, in a thread that does not hold up others' transfers. Raises ImageError."""
         limit, loop = self.config.max_pixels, asyncio.get_running_loop()
-        return await loop.run_in_executor(self._verifiers, lambda: verify(body, max_pixels=limit))
+        return await loop.run_in_executor(self._verifiers, lambda: check(body, max_pixels=limit))
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:

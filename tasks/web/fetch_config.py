@@ -75,7 +75,7 @@ class FetchConfig(StageConfig):
     """Decode every image to see that it is sound. Without, the file's own marks must be whole (right header, every
     block there, an end), and `screen`, which decodes it anyway, drops what is damaged inside."""
     verify_threads: Annotated[int, Field(ge=1, le=64)] = 2
-    """Threads that decode, where `decode` asks for it."""
+    """Threads that look at large files, and decode where `decode` asks for it."""
     memory_bytes: Annotated[int, Field(ge=1 << 20)] = 512 << 20
     """Bodies kept in memory; more wait in a temporary file until their turn in the shard comes."""
 

@@ -2,14 +2,18 @@
 
 import asyncio
 import re
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, overload
 
 MAX_HEADERS, MAX_HEADER_BYTES, MAX_HEAD_BYTES = 128, 8190, 64 << 10
 MAX_DRAINED_BYTES = 16 << 10
 """A body that nobody wants is read to its end when it is this short, since a new connection costs more."""
+_BY_ITS_HEADER, _RAW = zlib.MAX_WBITS | 32, -zlib.MAX_WBITS  # zlib or gzip; deflate alone, which browsers take as well
+_GZIP, _MAX_MEMBERS = b"\x1f\x8b", 64  # each member costs a copy of all that follow it
 
 
 Default = TypeVar("Default")
@@ -183,7 +187,11 @@ class Exchange:
 
     def data(self, block: bytes) -> bool:
         """A piece of the body. False: no more of it is needed, and the exchange is over."""
-        self.touched = self._clock.time()
+        # Read anew: the loop's own time stands still while one socket is read again and again.
+        self.touched = now = time.monotonic()
+        if now > self._until:
+            self.look_at_the_clock(now)
+            return False
         self._body_bytes += len(block)
         if not self.wanted:
             if self._body_bytes > MAX_DRAINED_BYTES:
@@ -254,14 +262,31 @@ def plain(body: bytes, headers: Headers, limits: Limits) -> bytes:
         return body
     if coding not in ("gzip", "x-gzip", "deflate"):
         raise Refusal("undecodable", f"Content-Encoding: {coding[:40]}")
-    unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
-    try:
-        unpacked = unpacker.decompress(body, limits.max_bytes)
-    except zlib.error:
-        return body  # a header that lies: the bytes themselves will tell what they are
-    if unpacker.unconsumed_tail and not limits.cut:
+    for wbits in (_BY_ITS_HEADER, _RAW) if coding == "deflate" else (_BY_ITS_HEADER,):
+        with suppress(zlib.error):
+            return _unpacked(body, wbits, limits)
+    return body  # a header that lies: the bytes themselves will tell what they are
+
+
+def _unpacked(body: bytes, wbits: int, limits: Limits) -> bytes:
+    """A zlib or deflate stream, or the members of a gzip file (RFC 1952, 2.2) joined; what stands behind them is passed
+    over. Raises zlib.error when the body is none of these, Refusal when it unpacks to more than the limit."""
+    pieces: list[bytes] = []
+    rest, room = body, limits.max_bytes + 1
+    while len(pieces) < _MAX_MEMBERS and (not pieces or body[:2] == rest[:2] == _GZIP):
+        unpacker = zlib.decompressobj(wbits)
+        try:
+            pieces.append(unpacker.decompress(rest, room))
+        except zlib.error:
+            if not pieces:
+                raise
+            break
+        rest, room = unpacker.unused_data, room - len(pieces[-1])
+        if not room:  # to ask for 0 bytes more would ask for all
+            break
+    if not room and not limits.cut:
         raise Refusal("too_large", f"more than {limits.max_bytes} bytes when unpacked")
-    return unpacked
+    return b"".join(pieces)[: limits.max_bytes]
 
 
 def short(error: BaseException | str) -> str:

@@ -15,6 +15,7 @@ from h2.events import (
     DataReceived,
     Event,
     InformationalResponseReceived,
+    RemoteSettingsChanged,
     ResponseReceived,
     StreamEnded,
     StreamReset,
@@ -28,6 +29,7 @@ from tasks.web.urls import UrlParts
 _STREAM_WINDOW, _CONNECTION_WINDOW = 1 << 20, 8 << 20
 _MAX_STREAMS = 100
 _MAX_INTERIM = 8
+_READ_BYTES, _MAX_EMPTY_FRAMES = 16 << 10, 1000
 _MAX_UNSENT_BYTES = 1 << 20
 """Acknowledgements that a server asks for and does not read: beyond this it is an attack."""
 _SETTINGS = {
@@ -46,8 +48,10 @@ class Http2Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, Exchange] = {}
         self._interim: dict[int, int] = {}
-        self._leaving = False
+        self._leaving, self._empty_frames = False, 0
         self.closed = False
+        self.told: asyncio.Future[None] = loop.create_future()
+        """Done when the server has said how many requests it takes at a time, or has hung up."""
         self.idle_since = loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -63,6 +67,11 @@ class Http2Connection(asyncio.Protocol):
         if self.closed or self._leaving or len(self._streams) >= _MAX_STREAMS:
             return False
         return len(self._streams) < self._frames.remote_settings.max_concurrent_streams
+
+    @property
+    def busy(self) -> bool:
+        """Whether it carries a request."""
+        return bool(self._streams)
 
     @property
     def quiet_since(self) -> float:
@@ -85,6 +94,8 @@ class Http2Connection(asyncio.Protocol):
             self._frames.send_headers(stream, fields, end_stream=True)
         except H2Error as error:
             exchange.abandon()
+            if not self._streams:
+                self.close()
             raise StaleConnection from error
         self._streams[stream] = exchange
         exchange.on_timeout = lambda: self._cancel(stream)
@@ -92,9 +103,10 @@ class Http2Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            events = self._frames.receive_data(data)
-            for event in events:
-                self._take(event)
+            for start in range(0, len(data), _READ_BYTES):
+                self._take_frames(self._frames.receive_data(data[start : start + _READ_BYTES]))
+                if self.closed:
+                    return
         except InvalidBodyLengthError as error:  # `h2` gives up the connection, not only the stream
             self._fail_all(Refusal("truncated", short(error), retry=True))
             return
@@ -107,20 +119,35 @@ class Http2Connection(asyncio.Protocol):
         elif self._leaving and not self._streams:
             self.close()
 
+    def _take_frames(self, events: list[Event]) -> None:
+        """Frames that carry nothing cost 20 us each, and every other transfer waits: their number is bounded."""
+        for event in events:
+            self._take(event)
+            has_content = isinstance(event, ResponseReceived) or (isinstance(event, DataReceived) and event.data)
+            self._empty_frames = 0 if has_content else self._empty_frames + 1
+        if self._empty_frames > _MAX_EMPTY_FRAMES:
+            self._fail_all(Refusal("connection", "frames without content, one after the other"))
+
     def connection_lost(self, error: Exception | None) -> None:
-        self.closed = True
         self._fail_all(Refusal("connection", short(error or "the server hung up"), retry=True))
 
     def close(self) -> None:
         """End the connection at once."""
         self.closed = True
+        self._is_told()
         if self._transport is not None:
             self._transport.abort()
+
+    def _is_told(self) -> None:
+        if not self.told.done():
+            self.told.set_result(None)
 
     def _take(self, event: Event) -> None:
         if isinstance(event, ConnectionTerminated):
             self._leave(event)
             return
+        if isinstance(event, RemoteSettingsChanged):
+            self._is_told()
         stream = getattr(event, "stream_id", None)
         exchange = self._streams.get(stream) if stream is not None else None
         if isinstance(event, DataReceived) and event.flow_controlled_length:

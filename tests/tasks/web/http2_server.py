@@ -13,6 +13,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import RequestReceived, StreamReset, WindowUpdated
 from h2.exceptions import StreamClosedError
+from h2.settings import SettingCodes, Settings
 
 from tests.tasks.web.hostile_web import IMAGE
 
@@ -29,6 +30,10 @@ class Http2Web:
     requests: list[dict[str, str]] = field(default_factory=list)
     resets: Counter[str] = field(default_factory=Counter)
     connections: int = 0
+    open_connections: int = 0
+    most_open_connections: int = 0
+    max_streams: int | None = None
+    """What it says that it takes at a time on one connection."""
     most_streams: int = 0
     names: list[str | None] = field(default_factory=list)
 
@@ -45,8 +50,16 @@ class Served(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         self.web.connections += 1
+        self.web.open_connections += 1
+        self.web.most_open_connections = max(self.web.most_open_connections, self.web.open_connections)
+        if self.web.max_streams is not None:
+            limit = {SettingCodes.MAX_CONCURRENT_STREAMS: self.web.max_streams}
+            self.frames.local_settings = Settings(client=False, initial_values=limit)
         self.frames.initiate_connection()
         self.flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.web.open_connections -= 1
 
     def data_received(self, data: bytes) -> None:
         for event in self.frames.receive_data(data):

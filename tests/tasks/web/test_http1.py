@@ -40,7 +40,7 @@ class Wire(asyncio.Transport):
 
 
 def receive(
-    pieces: Sequence[bytes], *, closes: bool = True, wants: bool = True, limits: Limits = LIMITS
+    pieces: Sequence[bytes], *, closes: bool = True, wants: bool = True, limits: Limits = LIMITS, seconds: float = 10
 ) -> tuple[Response | Refusal | None, bool]:
     """(outcome, whether the connection may be used again) of one request answered by these pieces."""
 
@@ -49,7 +49,7 @@ def receive(
         connection, wire = Http1Connection(kept.append), Wire()
         connection.connection_made(wire)
         loop = asyncio.get_running_loop()
-        exchange = Exchange(limits, lambda status, headers: wants, until=loop.time() + 10, clock=Clock(loop, 10))
+        exchange = Exchange(limits, lambda status, headers: wants, until=loop.time() + seconds, clock=Clock(loop, 10))
         connection.start(b"GET / HTTP/1.1\r\n\r\n", exchange)
         for piece in pieces:
             if not wire.gone:
@@ -208,3 +208,10 @@ def test_a_length_that_is_told_twice_alike_is_told() -> None:
     assert content_length(Headers([("Content-Length", "5, 5"), ("content-length", "5")])) == 5
     with pytest.raises(NotHttp):
         content_length(Headers([("Content-Length", "5"), ("Content-Length", "50")]))
+
+
+def test_bytes_that_still_come_when_the_time_is_over_end_it_at_the_next_read() -> None:
+    """Without a turn of the loop, in which a clock could look."""
+    outcome, reusable = receive(cut(RESPONSES["sized"], [100]), closes=False, seconds=-1)
+    assert isinstance(outcome, Refusal)
+    assert (outcome.reason, reusable) == ("timeout", False)

@@ -155,3 +155,31 @@ def test_what_a_leaving_server_has_not_taken_up_is_asked_again_on_a_new_connecti
     results = fetch(web.port, [f"{HOST}/image.jpg", f"{HOST}/again.jpg"], concurrency_per_domain=1)
     assert [(result.reason, result.attempts) for result in results] == [(None, 1)] * 2
     assert web.connections == 2
+
+
+@pytest.mark.parametrize("max_streams", [0, 1])
+def test_a_server_that_takes_few_requests_on_a_connection_gets_few_connections(web: Http2Web, max_streams: int) -> None:
+    web.max_streams = max_streams
+    web.pages |= {f"/{number}.jpg": page() for number in range(20)}
+    urls = [f"{HOST}/{number}.jpg" for number in range(20)]
+    results = fetch(web.port, urls, concurrency_per_domain=4, robots_txt=False, tdm_reservation=False)
+    assert len(results) == 20
+    if max_streams:
+        assert [result.reason for result in results] == [None] * 20
+        assert web.connections <= 8  # one for each lane, and one more where another's came free while it was opened
+    assert web.most_open_connections <= 8
+
+
+def floods(served: Served, stream: int) -> None:
+    served.head(stream)
+    served.flush()
+    served.transport.write((b"\x00\x00\x00\x00\x00" + stream.to_bytes(4, "big")) * 100_000)  # type: ignore[attr-defined]
+
+
+def test_frames_without_content_end_the_connection_before_they_hold_up_others(web: Http2Web) -> None:
+    web.pages["/flood.jpg"] = floods
+    started = time.monotonic()
+    (result,) = fetch(web.port, [f"{HOST}/flood.jpg"], robots_txt=False, tdm_reservation=False)
+    assert result.reason == "truncated"
+    assert "frames without content" in (result.detail or "")
+    assert time.monotonic() - started < 3
