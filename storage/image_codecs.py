@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
@@ -23,6 +24,7 @@ from PIL import (
 
 from storage.errors import StorageError
 from storage.image_headers import exif_orientation
+from storage.image_marks import has_too_many_blocks
 
 Pixels = NDArray[np.uint8]
 Colorspace = Literal["RGB", "GRAY"]
@@ -40,6 +42,11 @@ OPENERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
 }
+
+
+# What Pillow warns of (an odd EXIF block, a tag that is too large) is the web as it is, and nobody's to act on. Its
+# warning of too many pixels is of another kind.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class ImageError(StorageError):
@@ -61,6 +68,8 @@ def opened(data: bytes, format: str) -> Iterator[ImageFile.ImageFile]:
     The one broad `except` of this package: codecs raise SyntaxError, KeyError, struct.error, zlib.error and more on
     bad bytes. It converts and re-raises, and lets through what is not the bytes' fault.
     """
+    if has_too_many_blocks(data, format):
+        raise ImageError("undecodable", f"{format}: over 50,000 blocks")
     try:
         with OPENERS[format](io.BytesIO(data)) as image:
             yield image

@@ -42,6 +42,8 @@ _FRAME, _SEGMENT = struct.Struct(">BHHB"), struct.Struct(">BBH")
 # Segments that say nothing of size, orientation or scans: most. DHT, DAC, DQT, DNL, DRI, APP0, APP2 to APP15, COM.
 _OF_NO_SIZE = frozenset({_DHT, 0xCC, _DQT, 0xDC, 0xDD, 0xE0, *range(0xE2, 0xF0), 0xFE})
 _ORIENTATION_TAG = 0x0112
+_FILL = re.compile(rb"\xff+")
+_MAX_SEGMENTS = 10_000  # the largest profiles and previews take some hundreds
 
 
 def sniff_format(data: bytes) -> str | None:
@@ -121,16 +123,19 @@ def jpeg_luma_table(data: bytes) -> tuple[int, ...]:
 
 def _segments(data: bytes, passed: frozenset[int] = frozenset()) -> Iterator[tuple[int | None, int, int]]:
     """(marker, its place, its payload's size + 2) of a JPEG's segments up to its first scan or its end, that included,
-    but for those `passed` over; the marker None, last, where bytes stand that are none."""
+    but for those `passed` over; the marker None, last, where bytes stand that are none, or after 10,000 segments."""
     at, end = 2, len(data) - 4
-    while at <= end:
+    for _ in range(_MAX_SEGMENTS):
+        if at > end:
+            return
         mark, marker, size = _SEGMENT.unpack_from(data, at)
         if mark != _MARK:
             yield None, at, 0
             return
         if marker not in passed:
-            if marker == _MARK:  # fill byte
-                at += 1
+            if marker == _MARK:  # fill bytes: as many as one likes may stand before a marker
+                fill = _FILL.match(data, at)
+                at = fill.end() - 1 if fill else at + 1
                 continue
             if marker in _STANDALONE_MARKERS:
                 at += 2
@@ -139,6 +144,7 @@ def _segments(data: bytes, passed: frozenset[int] = frozenset()) -> Iterator[tup
             if marker in (_SOS, _EOI):
                 return
         at += 2 + size if size > 2 else 4
+    yield None, at, 0
 
 
 def _table_zero(payload: bytes) -> tuple[int, ...]:

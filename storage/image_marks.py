@@ -11,6 +11,37 @@ UNMARKED: Final = frozenset({"BMP", "TIFF"})
 _GIF_TRAILER, _GIF_EXTENSION, _GIF_IMAGE = 0x3B, 0x21, 0x2C
 
 
+_MAX_BLOCKS: Final = 50_000
+
+
+def has_too_many_blocks(data: bytes, format: str) -> bool:
+    """Whether more than 50,000 chunks (PNG), or blocks before the first frame (GIF), say what is no picture.
+
+    Each costs a decoder about as much time as thousands of pixels; files of 20 MB hold millions, made for that.
+    """
+    if format == "PNG":
+        at = 8
+        for _ in range(_MAX_BLOCKS):
+            if at + 12 > len(data) or data[at + 4 : at + 8] == b"IEND":
+                return False
+            at += 12 + int.from_bytes(data[at : at + 4], "big")
+        return True
+    if format == "GIF" and len(data) >= 13:
+        at = 13 + _gif_table_bytes(data[10])
+        is_inside = False  # a chain of sub-blocks
+        for _ in range(_MAX_BLOCKS):
+            if at >= len(data) or (not is_inside and data[at] != _GIF_EXTENSION):
+                return False
+            if is_inside:
+                is_inside = data[at] > 0
+                at += 1 + data[at]
+            else:
+                is_inside = True
+                at += 2
+        return True
+    return False
+
+
 def missing_part(data: bytes, format: str, *, scan_start: int = 0) -> str | None:
     """What a file of this format lacks at its end, in words; None when its marks are whole (or say nothing).
 

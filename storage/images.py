@@ -235,14 +235,15 @@ def encode_like(original: bytes, pixels: Pixels) -> bytes:
     A JPEG keeps its own quantisation tables and chroma subsampling, so blocks that were not touched lose almost
     nothing; PNG, BMP, TIFF and lossless WebP stay lossless; lossy WebP and AVIF get quality 90. The colour profile is
     kept. EXIF is not (it may hold a thumbnail of the unchanged picture, and the pixels are upright already), nor are
-    further frames, nor transparency, nor more than 8 bits. Raises ImageError if `original` has no readable header.
+    further frames, nor transparency, nor more than 8 bits. Raises ImageError if `original` has no readable header, or
+    its own tables or profile cannot be written again.
     """
     format = _supported_format(original)
     with opened(original, format) as source:
         options = _save_options(source, original)
         mode = "L" if source.mode in ("L", "1") else "RGB"
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, format=format, **options)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).convert(mode).save(buffer, format=format, **options)
     return buffer.getvalue()
 
 
@@ -252,10 +253,14 @@ def _save_options(source: ImageFile.ImageFile, original: bytes) -> dict[str, Any
         options["icc_profile"] = source.info["icc_profile"]
     if isinstance(source, JpegImagePlugin.JpegImageFile):
         if source.mode in ("RGB", "L"):
-            options["qtables"] = source.quantization
+            options["qtables"] = [
+                table for _, table in sorted(source.quantization.items())
+            ]  # numbered from 0 on or not
             options["subsampling"] = JpegImagePlugin.get_sampling(source)
         else:
-            options["quality"] = jpeg_quality(original)
+            options["quality"] = (
+                nearest_quality(jpeg_luma_table(original)) if 0 in source.quantization else LOSSY_QUALITY
+            )
         options["progressive"] = bool(source.info.get("progressive"))
     elif source.format == "WEBP":
         options |= {"lossless": True} if b"VP8L" in original[:64] else {"quality": LOSSY_QUALITY}

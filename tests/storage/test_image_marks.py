@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from storage.image_headers import read_jpeg_header
 from storage.image_marks import UNMARKED, missing_part
-from storage.images import ImageError, probe, probe_whole, verify
+from storage.images import ImageError, decode_rgb, probe, probe_whole, verify
 
 
 def _file(format: str, mode: str = "RGB", **options: object) -> bytes:
@@ -90,3 +94,42 @@ def test_too_many_pixels_are_refused_before_anything_else() -> None:
 def test_any_bytes_get_an_answer(noise: bytes, format: str) -> None:
     answer = missing_part(noise, format)
     assert answer is None or answer
+
+
+def _comment_gif(count: int) -> bytes:
+    whole = _file("GIF", "P")
+    start = 13 + 3 * 2 ** ((whole[10] & 7) + 1)
+    return whole[:start] + b"\x21\xfe" + b"\x01a" * count + b"\x00" + whole[start:]
+
+
+def _chunky_png(count: int) -> bytes:
+    whole = _file("PNG")
+    chunk = b"\x00\x00\x00\x03tEXtk\x00v" + zlib.crc32(b"tEXtk\x00v").to_bytes(4, "big")
+    return whole[:33] + chunk * count + whole[33:]
+
+
+@pytest.mark.parametrize("make", [_comment_gif, _chunky_png])
+def test_what_says_a_million_things_beside_the_picture_is_refused_and_a_thousand_are_well(
+    make: Callable[[int], bytes],
+) -> None:
+    assert probe_whole(make(1000)) == verify(make(1000))
+    for look in (probe, probe_whole, verify):
+        with pytest.raises(ImageError, match="over 50,000 blocks"):
+            look(make(300_000))
+
+
+def test_fill_bytes_before_a_marker_are_passed_over_at_once_and_too_many_segments_are_refused() -> None:
+    data = _file("JPEG")
+    filled = data[:2] + b"\xff" * (20 << 20) + data[2:]
+    plain = read_jpeg_header(data)
+    assert plain is not None
+    assert read_jpeg_header(filled) == plain._replace(scan_start=plain.scan_start + (20 << 20))
+    many = data[:2] + b"\xff\xe5\x00\x02" * 20_000 + data[2:]
+    assert read_jpeg_header(many) is None
+
+
+def test_what_pillow_warns_of_makes_no_picture_bad() -> None:
+    data = _file("JPEG", "CMYK")  # which Pillow decodes
+    block = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00" + struct.pack("<HHII", 0x010F, 2, 100, 0xFFFF)
+    odd = data[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + data[2:]
+    assert np.array_equal(decode_rgb(odd), decode_rgb(data))
