@@ -84,7 +84,7 @@ def test_the_very_address_that_is_connected_to_is_looked_at_once_more() -> None:
 
     resolver = CheckedResolver(none, allow_networks=(ip_network("127.0.0.0/8"),), connect_to={})
     for family, inside in ((AF_INET, ("10.0.0.1", 80)), (AF_INET6, ("::ffff:7f00:1", 80, 0, 0))):
-        with pytest.raises(RefusedAddress, match="private|IPv4-mapped"):
+        with pytest.raises(RefusedAddress, match=r"private|IPv4-mapped"):
             resolver.open_socket((family, SOCK_STREAM, IPPROTO_TCP, "", inside))
     with resolver.open_socket((AF_INET, SOCK_STREAM, IPPROTO_TCP, "", ("127.0.0.1", 80))) as opened:
         assert opened.family == AF_INET
