@@ -36,7 +36,7 @@ from tasks.news import Teller
 from tasks.originals import erase_originals
 from tasks.stage import Outcome, Stage, stage_task
 
-VERSION = 2
+VERSION = 3
 CARRIED = (pa.field("crawl_date", pa.string()),)
 """Columns of the input that later stages decide by."""
 AHEAD = "ahead"
