@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import ssl
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -155,6 +156,13 @@ def add_misbehaviour(web: HostileWeb) -> None:
     web.page("/gone.jpg", b"", 410)
     web.page("/no-content.jpg", b"", 204)
     web.page("/bomb.jpg", gzip.compress(bytes(50_000_000)), Content_Encoding="gzip")
+    web.page("/members-bomb.jpg", gzip.compress(bytes(900_000)) * 3, Content_Encoding="gzip")
+    web.page("/raw-bomb.jpg", zlib.compress(bytes(50_000_000), wbits=-15), Content_Encoding="deflate")
+    web.page("/members.jpg", gzip.compress(IMAGE[:100]) + gzip.compress(IMAGE[100:]), Content_Encoding="gzip")
+    web.page("/padded.jpg", gzip.compress(IMAGE) + bytes(100), Content_Encoding="gzip")
+    web.page("/zlib.jpg", zlib.compress(IMAGE), Content_Encoding="deflate")
+    web.page("/raw.jpg", zlib.compress(IMAGE, wbits=-15), Content_Encoding="deflate")
+    web.page("/says-deflate.jpg", IMAGE, Content_Encoding="deflate")
     web.page("/gzip.jpg", gzip.compress(IMAGE), Content_Encoding="gzip")
     web.page("/says-gzip.jpg", IMAGE, Content_Encoding="gzip")
     web.page("/brotli.jpg", IMAGE, Content_Encoding="br")
