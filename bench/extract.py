@@ -6,10 +6,10 @@ taking img@src alone and warcio + lxml; memory at two sizes of a crawl file; a m
 FOLDER (by default bench-crawl among temporary files) keeps the peers' environment, the pages and the crawl files. CPU
 seconds of processes of their own, by turns. The sample is `--num-pages` of the packages' 8,705 pages.
 
-Where a documentation page's 230-260 us went in November 2026 (the first peer took 170): reading and decompressing 38,
-looking for marks of images 28 (the peer's `<img` alone: 12), lexbor 100, the walk over its tree 55 (`img` alone: 41),
-attributes 16, URLs and ids 15, Arrow and Parquet 4. Parsing, walking and reading are the peer's too: what is left to
-gain is some 40 us, and a factor beyond that would need another parser.
+Where a documentation page's 155 us went in November 2026 (the first peer took 160): reading and decompressing 39,
+charset 7, the pass that finds the image tags 32, lexbor and attributes of these tags alone 23, URLs, ids and rows 25,
+Arrow and Parquet 4; the rest is load. While lexbor built the tree of every page (100, its walk 55, marks of images 28,
+limits 20) a page took 232. Peers build that tree too, and lxml's is three times as dear.
 """
 
 import argparse
