@@ -1,5 +1,6 @@
 """The whole chain: a crawl → a curated dataset → a self-supervised teacher and its scores."""
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from tasks.filters import FilterUnavailable
 from tasks.leaks.links import LinkRecallTooLow
 from tasks.leaks.self_test import LeakTestFailed
 from tasks.preflight import check_inputs
-from tasks.publish import Published, publish_run, ui_address
+from tasks.publish import Published, publish_run, ui_address, ui_command
 from tasks.removal.plan import StillHeld
 from tasks.report import funnel, print_funnel
 from tasks.stage import PartsFailed
@@ -81,8 +82,8 @@ def _print_end(published: Published, retrieved: Retrieved) -> None:
         f"\ndataset   {dataset.directory}  ({dataset.rows_kept:,} images)\n"
         f"report    {published.report}\n"
         f"{look}"
-        f"UI        {run}   (`make ui` starts the server if it is not running)\n"
-        f"why       .venv/bin/curate-lvd why URL --root {published.root}",
+        f"UI        {run}{ui_command()}\n"
+        f"why       .venv/bin/curate-lvd why URL --root {shlex.quote(published.root)}",
         file=sys.stdout,
         flush=True,
     )

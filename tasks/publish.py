@@ -1,5 +1,6 @@
 """The end of a run: its record, its report, and its lineage as artifacts that the UI keeps by key."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,14 @@ def ui_address() -> str:
     """The server's address as a browser reaches it: the one in use, else where `make ui` will show the run."""
     settings = get_current_settings()
     return str(settings.api.url or settings.server.ui.api_url).removesuffix("/").removesuffix("/api")
+
+
+def ui_command() -> str:
+    """How to start that server where none is in use: one that reads the database that the run was recorded in."""
+    settings = get_current_settings()
+    return (
+        "" if settings.api.url else f"   (`make ui PREFECT_HOME={shlex.quote(str(settings.home))}` starts the server)"
+    )
 
 
 def _publish_artifacts(chain: Mapping[str, Manifest], report: str) -> None:
