@@ -98,7 +98,8 @@ class Checkpoints:
     def save(self, step: int, networks: MethodNetworks, optimizer: Optimizer) -> None:
         """Write a checkpoint beside its place, rename it when every process has written, and prune old ones.
 
-        Asynchronous: returns when the state is copied; `settle` renames it. One is written at a time.
+        Asynchronous: returns when the state is copied; `settle` renames it. One is written at a time. Raises
+        CheckpointError when it cannot be written.
         """
         self.settle(wait=True)
         temporary = self._temporary(step)
@@ -113,7 +114,10 @@ class Checkpoints:
                 written = async_save(state, checkpoint_id=temporary, process_group=self._group)
                 self._writing = _Writing(step, cast("Future[Any]", written))
                 return
-            save(state, checkpoint_id=temporary)
+            try:
+                save(state, checkpoint_id=temporary)
+            except (CheckpointException, OSError, RuntimeError) as error:
+                raise self._unwritten(step, error) from error
         barrier()
         self._publish(step)
         barrier()
@@ -166,9 +170,10 @@ class Checkpoints:
         good = "there is none yet" if newest is None else f"the newest whole one is {self.path(newest)}"
         failures = error.failures.items() if isinstance(error, CheckpointException) else [(self._world.rank, (error,))]
         reasons = ", ".join(f"process {rank}: {failure[0]!r}" for rank, failure in failures)
+        free_mb = shutil.disk_usage(self._directory).free / 1e6
         return CheckpointError(
-            f"the checkpoint after step {step} could not be written to {self._directory} ({reasons}). Look for room "
-            f"and rights there and run again; {good}."
+            f"the checkpoint after step {step} could not be written to {self._directory} ({reasons}; {free_mb:,.1f} MB "
+            f"are free there). Look for room and rights there and run again; {good}."
         )
 
     def _whole(self) -> list[int]:

@@ -6,6 +6,7 @@
 Exit codes: 0 finished, or stopped by SIGTERM with a checkpoint saved; 2 a mistake that the message explains.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,11 @@ def main(arguments: Sequence[str]) -> int:
                 trainer.run()
     except (TrainError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: no space left in output_dir = {config.output_dir}. Free some and run again.", file=sys.stderr)
         return 2
     return 0
 

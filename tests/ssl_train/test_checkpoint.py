@@ -100,9 +100,12 @@ def test_a_checkpoint_has_no_place_before_a_step_finds_it_written(tiny_run: Conf
     assert checkpoints.newest() == 1
 
 
-def test_an_error_of_the_writer_is_raised_and_names_the_newest_whole_one(tiny_run: Configure) -> None:
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_error_of_the_writer_is_raised_and_names_the_newest_whole_one(
+    tiny_run: Configure, asynchronous: bool
+) -> None:
     trainer = Trainer(tiny_run(), ALONE)
-    checkpoints = checkpoints_of(trainer, asynchronous=True)
+    checkpoints = checkpoints_of(trainer, asynchronous=asynchronous)
     checkpoints.save(1, trainer.networks, trainer.optimizer)
     checkpoints.settle(wait=True)
     with (
