@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import cv2
 import numpy as np
-from PIL import Image
 
 from storage.filesystem import read_bytes
 from storage.images import ImageError, Pixels, decode_rgb
@@ -68,7 +68,31 @@ def _shrunk(pixels: Pixels, min_side: int) -> Pixels:
     """An RGB image by the largest of 8, 4, 2 that leaves `min_side`, each pixel the mean of those it stands for."""
     side = min(pixels.shape[:2])
     factor = next((factor for factor in (8, 4, 2) if math.ceil(side / factor) >= min_side), 1)
-    return pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
+    return pixels if factor == 1 else block_means(pixels, factor)
+
+
+def block_means(pixels: Pixels, factor: int) -> Pixels:
+    """Means of factor x factor pixels, of those that there are at the lower and the right edge: [h, w, 3] ->
+    [ceil(h / factor), ceil(w / factor), 3]."""
+    height, width = pixels.shape[:2]
+    means = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+    for top, bottom in _whole_and_rest(height, factor):
+        for left, right in _whole_and_rest(width, factor):
+            rows, columns = (
+                slice(start // factor, -(-stop // factor)) for start, stop in ((top, bottom), (left, right))
+            )
+            place = means[
+                rows, columns
+            ]  # a whole number of pixels in each: OpenCV's vector code, a fifth of Pillow's time
+            size = (place.shape[1], place.shape[0])
+            place[:] = cv2.resize(pixels[top:bottom, left:right], size, interpolation=cv2.INTER_AREA)
+    return means
+
+
+def _whole_and_rest(size: int, factor: int) -> list[tuple[int, int]]:
+    """Where the blocks of an axis lie that are whole, and the one that is not; without those that have no pixels."""
+    whole = size - size % factor
+    return [(start, stop) for start, stop in ((0, whole), (whole, size)) if stop > start]
 
 
 def widest(sides: Iterable[int | None]) -> int | None:
