@@ -3,12 +3,13 @@
     python -m bench.hash [--num-images 2000] [--repeats 5]
 
 In memory: 224 pixels on a side (as packages.md measured). From bytes: scenes of the sample web whose longer side is 500
-and 1,000 pixels, the sizes of a crawl, at about 1.4 bits a pixel, and noise at 1.9. Of our time from bytes three
-quarters are libjpeg-turbo's entropy decoding, which no reduced scale saves and nothing here can do without (at 500
-pixels of 0.42 ms 0.33 are the decode at half scale, 0.29 at an eighth; 0.06 the thumbnail, 0.02 the hash): so the ratio
-has a ceiling near 5. `decoders`: the same luma by others. imagehash is in this environment, for the stage's method
-`phash` is its own; pdqhash, if it is installed too, is measured beside our PDQ. Also: pairs of 64-bit hashes within a
-radius, by multi-index hashing, beside comparing all with all by Faiss.
+and 1,000 pixels, the sizes of a crawl, at about 1.4 bits a pixel, and noise at 1.9. Of our time from bytes nine tenths
+are libjpeg-turbo's, most of it entropy decoding, which no reduced scale saves and nothing here can do without (at 500
+pixels of 0.37 ms 0.34 are its luma at half scale, 0.32 at a quarter; 0.01 each the header with the Python around it,
+the thumbnail and the hash; phash takes 1.45 to 1.53). So the ratio, about 4, is at its ceiling; with more bits a pixel
+both take longer by the same time, and it is lower. `decoders`: the same luma by others. imagehash is in this
+environment, for the stage's method `phash` is its own; pdqhash, if it is installed too, is measured beside our PDQ.
+Also: pairs of 64-bit hashes within a radius, by multi-index hashing, beside comparing all with all by Faiss.
 """
 
 import argparse
