@@ -1,6 +1,7 @@
 """`crawl` as a person writes it (paths, globs, folders, URLs, listings) → the files to read, in order."""
 
 import gzip
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -97,8 +98,8 @@ def _matches(entry: str) -> list[CrawlFile]:
 def _listing(path: str, prefix: str) -> list[CrawlFile]:
     data = read_bytes(path)
     try:
-        lines = (gzip.decompress(data) if path.endswith(".gz") else data).decode().split()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        lines = (gzip.decompress(data) if path.endswith(".gz") else data).decode("utf-8-sig").split()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise MalformedCrawl(f"{path} is no listing of crawl files: {error}. Fetch it again.") from error
     if not lines:
         raise CrawlNotFound(f"{path} lists no crawl file. Fetch it again, or remove it from `crawl`.")
