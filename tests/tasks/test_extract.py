@@ -59,9 +59,12 @@ def test_a_row_says_which_image_from_which_page_and_where_it_stands(
 
 @pytest.mark.parametrize(("name", "codec"), [("a.warc.zst", "zstd"), ("a.warc.lz4", "lz4")])
 def test_other_compressions_are_read_alike(tmp_path: Path, layout: Layout, name: str, codec: str) -> None:
-    packed = b"".join(pa.compress(record, codec=codec, asbytes=True) for record in PAGES)
-    manifest = run(layout, write(tmp_path / name, packed))
-    assert urls(manifest) == [f"https://www.example/{number}.jpg" for number in range(6)]
+    apart = b"".join(pa.compress(record, codec=codec, asbytes=True) for record in PAGES)
+    in_one = pa.compress(b"".join(PAGES), codec=codec, asbytes=True)  # as `lz4 a.warc` and `zstd a.warc` write
+    for packed in (apart, in_one):
+        manifest = run(layout, write(tmp_path / name, packed))
+        assert urls(manifest) == [f"https://www.example/{number}.jpg" for number in range(6)]
+        assert manifest.facts["passed_over"] == {}
 
 
 def test_a_large_crawl_file_becomes_several_tables_of_the_same_rows(
@@ -331,6 +334,19 @@ def test_bad_input_ends_in_one_clear_error(
     with pytest.raises((error, RuntimeError), match=message):
         run(layout, path)
     assert not list(Path(layout.root).rglob("manifest.json"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 30])
+def test_a_listing_that_cannot_be_unpacked_says_so(tmp_path: Path, layout: Layout, damage: bytes) -> None:
+    packed = gzip.compress(b"".join(b"%d.warc.gz\n" % number for number in range(1000)))
+    with pytest.raises(MalformedCrawl, match="no listing of crawl files"):
+        run(layout, write(tmp_path / "warc.paths.gz", packed[:40] + damage))
+
+
+def test_a_listing_may_begin_with_a_byte_order_mark(tmp_path: Path, layout: Layout) -> None:
+    write(tmp_path / "a.warc.gz", gz(PAGES))
+    listing = write(tmp_path / "warc.paths", b"\xef\xbb\xbfa.warc.gz\r\n")
+    assert len(urls(run(layout, listing, listing_prefix=str(tmp_path)))) == 6
 
 
 def test_a_missing_crawl_names_itself(tmp_path: Path, layout: Layout) -> None:
