@@ -3,38 +3,46 @@
 import re
 from typing import NamedTuple
 
+from webencodings.labels import LABELS
+
 _META_BYTES = 1024
 _DECLARED = re.compile(rb"<meta[^>]+charset", re.I)
 _LABEL = re.compile(rb"charset(?:\s*=\s*[\"']?([\w.:-]+)[\"'\s;/>])?", re.I)
 _UTF8_BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xfe\xff", b"\xff\xfe")
 
-# Labels of the Encoding Standard → Python codecs. A closed table: a label comes from a stranger, and Python's registry
+# Encodings of the Encoding Standard → Python codecs that read what browsers read by that name (gb18030 for gbk, as
+# Windows' supersets for what Asian pages declare). A closed table: a label comes from a stranger, and Python's registry
 # also holds codecs that are no charsets (punycode, unicode_escape, utf-7).
-_CODECS: dict[str, str] = {
-    **dict.fromkeys(("utf-8", "utf8", "unicode-1-1-utf-8"), "utf-8"),
-    **dict.fromkeys(("utf-16", "utf-16le", "unicode"), "utf-16-le"),
-    "utf-16be": "utf-16-be",
-    **dict.fromkeys(
-        ("iso-8859-1", "latin1", "l1", "ascii", "us-ascii", "windows-1252", "cp1252", "x-cp1252"), "cp1252"
-    ),
-    **dict.fromkeys(("iso-8859-9", "latin5", "windows-1254", "cp1254"), "cp1254"),
+_CODEC_OF_ENCODING: dict[str, str] = {
+    **{
+        name: name for name in ("utf-8", "utf-16le", "utf-16be", "gb18030", "iso-2022-jp", "euc-jp", "koi8-r", "koi8-u")
+    },
+    **{f"windows-125{n}": f"cp125{n}" for n in range(9)},
     **{f"iso-8859-{n}": f"iso8859_{n}" for n in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)},
-    **{f"{prefix}125{n}": f"cp125{n}" for n in (0, 1, 3, 5, 6, 7, 8) for prefix in ("windows-", "cp", "x-cp")},
-    **dict.fromkeys(("tis-620", "iso-8859-11", "windows-874"), "cp874"),
-    **dict.fromkeys(("koi8-r", "koi8", "koi"), "koi8_r"),
-    **dict.fromkeys(("koi8-u", "koi8-ru"), "koi8_u"),
-    **dict.fromkeys(("macintosh", "mac", "x-mac-roman"), "mac_roman"),
+    "iso-8859-8-i": "iso8859_8",
+    "windows-874": "cp874",
+    "ibm866": "cp866",
+    "macintosh": "mac_roman",
     "x-mac-cyrillic": "mac_cyrillic",
-    **dict.fromkeys(("ibm866", "cp866", "866"), "cp866"),
-    **dict.fromkeys(("gb2312", "gbk", "gb_2312-80", "chinese", "x-gbk", "gb18030"), "gb18030"),
-    **dict.fromkeys(("big5", "big5-hkscs", "cn-big5", "x-x-big5"), "big5hkscs"),
-    **dict.fromkeys(("euc-jp", "x-euc-jp"), "euc_jp"),
-    "iso-2022-jp": "iso2022_jp",
-    **dict.fromkeys(("shift_jis", "shift-jis", "sjis", "x-sjis", "windows-31j", "ms_kanji"), "cp932"),
-    **dict.fromkeys(("euc-kr", "ks_c_5601-1987", "korean", "windows-949", "ksc5601"), "cp949"),
+    "gbk": "gb18030",
+    "big5": "big5hkscs",
+    "shift_jis": "cp932",
+    "euc-kr": "cp949",
 }
-_NOT_LIKE_ASCII = (None, "utf-16-le", "utf-16-be", "iso2022_jp")
+# What the standard has added since the library's table was made.
+_LATER_LABELS: dict[str, str] = {
+    **dict.fromkeys(("unicode11utf8", "unicode20utf8", "x-unicode20utf8"), "utf-8"),
+    **dict.fromkeys(("csunicode", "iso-10646-ucs-2", "ucs-2", "unicode", "unicodefeff"), "utf-16le"),
+    "unicodefffe": "utf-16be",
+    "koi8-ru": "koi8-u",
+}
+_CODECS = {
+    label: _CODEC_OF_ENCODING[encoding]
+    for label, encoding in (LABELS | _LATER_LABELS).items()
+    if encoding in _CODEC_OF_ENCODING  # not those that a browser reads as one sign of replacement
+}
+_NOT_LIKE_ASCII = (None, "utf-16le", "utf-16be", "iso-2022-jp")
 
 
 class PageText(NamedTuple):

@@ -24,7 +24,6 @@ _SELECTOR = (
 # image_src. Each begins with a literal that is rare in a page, which the regex engine looks for with memchr: three such
 # scans cost less than one search for a longer needle, and a third of lowering the page first.
 _MARKS = tuple(map(re.compile, (rb"<[iIsS][mMoO]", rb":[iI][mM][aA][gG][eE]", rb"_[sS][rR][cC]")))
-_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 _LAZY_URL = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-original-src", "data-url", "data-echo")
 _LAZY_SRCSET = ("data-srcset", "data-lazy-srcset", "data-original-set")
@@ -61,7 +60,7 @@ def images_of_page(
     names = ImageNames(srcset, frozenset(ALL_WAYS) if ways is None else ways)
     tags = None if text.sniff else _shrunk(text.content)
     if tags is None:
-        return _images_of_tree(body, text, names)
+        return _images_of_tree(text, names)
     base = _read_nodes(LexborHTMLParser(tags).css(_SELECTOR), names) if tags else None
     return PageImages(base, names.images)
 
@@ -72,9 +71,9 @@ def _shrunk(page: bytes) -> bytes | None:
     return shrunk(page)
 
 
-def _images_of_tree(body: bytes, text: PageText, names: "ImageNames") -> PageImages:
+def _images_of_tree(text: PageText, names: "ImageNames") -> PageImages:
     """The images of a page whose whole tree is built; in pieces, where that would cost too much."""
-    if not _may_name_images(body):
+    if not _may_name_images(text.content):
         return PageImages(None, [])
     parts = list(pieces(text.content))
     found = [
@@ -110,8 +109,8 @@ def _read_nodes(nodes: list[LexborNode], names: "ImageNames") -> str | None:
     return base
 
 
-def _may_name_images(body: bytes) -> bool:
-    return any(mark.search(body) for mark in _MARKS) or body.startswith(_UTF16_BOMS)
+def _may_name_images(page: bytes) -> bool:
+    return any(mark.search(page) for mark in _MARKS)
 
 
 def _visit_source(

@@ -1,5 +1,6 @@
 """WARC files → pages, streamed by FastWARC; a damaged record costs that record, never the rest of its file."""
 
+import re
 from collections.abc import Iterator
 from typing import IO, cast
 
@@ -17,6 +18,11 @@ _READ_BYTES = 8 << 20
 _PLAIN = b"WARC/"
 _MAGICS = (b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", _PLAIN)
 _MAX_SWALLOWED = 64
+# What a browser takes for HTML where no header says what it is (MIME Sniffing Standard, 7.1).
+_BEGINS_AS_HTML = re.compile(
+    rb"[\t\n\f\r ]*<(?:!--|(?:!doctype html|html|head|script|iframe|h1|div|font|table|a|style|title|b|body|br|p)[ >])",
+    re.I,
+)
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
@@ -145,10 +151,13 @@ def _response(record: WarcRecord, reading: Reading, tally: Tally) -> Page | None
             tally.bad(offset, "no HTTP status line")
         elif status != 200:
             tally.passed_over["not_status_200"] += 1
-        elif not _is_html(record.http_content_type):
+        elif record.http_content_type is not None and not _is_html(record.http_content_type):
             tally.passed_over["not_html"] += 1
         else:
-            return _page(record, read_up_to(record, reading.max_page_bytes), record.http_charset, reading)
+            body = read_up_to(record, reading.max_page_bytes)
+            if record.http_content_type is not None or _BEGINS_AS_HTML.match(body):
+                return _page(record, body, record.http_charset, reading)
+            tally.passed_over["not_html"] += 1
     except (OSError, ValueError) as error:
         tally.bad(offset, str(error))
     return None

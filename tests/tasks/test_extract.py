@@ -145,6 +145,22 @@ def test_only_html_that_was_found_counts(tmp_path: Path, layout: Layout) -> None
     assert manifest.facts["passed_over"] == {"not_status_200": 1, "not_html": 1}
 
 
+def test_without_a_content_type_what_begins_as_html_is_html(tmp_path: Path, layout: Layout) -> None:
+    bodies = [
+        b"\n <!DOCTYPE html><img src=a>",
+        b"<p><img src=b>",
+        b"<?xml version='1.0'?><img src=c>",
+        b"<image src=d>",
+    ]
+    pages = [page(f"https://www.example/{number}/", body) for number, body in enumerate(bodies)]
+    bare = [
+        re.sub(rb"(HTTP/1.1 200 OK\r\n)Content-Type: text/html", rb"\1X-Content-Of: a_page__x", one) for one in pages
+    ]
+    manifest = run(layout, write(tmp_path / "a.warc", b"".join(bare)))
+    assert urls(manifest) == ["https://www.example/0/a", "https://www.example/1/b"]
+    assert manifest.facts["passed_over"] == {"not_html": 2}
+
+
 def test_compressed_and_chunked_pages_are_read(tmp_path: Path, layout: Layout) -> None:
     html = b"<img src=a.jpg>"
     records = [
