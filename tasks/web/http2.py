@@ -23,13 +23,16 @@ from h2.events import (
 from h2.exceptions import H2Error, InvalidBodyLengthError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 
+from tasks.web.frame_count import SmallFrames
 from tasks.web.http import MAX_HEAD_BYTES, MAX_HEADERS, Exchange, Headers, Refusal, StaleConnection, short
 from tasks.web.urls import UrlParts
 
 _STREAM_WINDOW, _CONNECTION_WINDOW = 1 << 20, 8 << 20
 _MAX_STREAMS = 100
 _MAX_INTERIM = 8
-_READ_BYTES, _MAX_EMPTY_FRAMES = 16 << 10, 1000
+_READ_BYTES = 16 << 10
+_MAX_SMALL_FRAMES = 1000
+"""Since a request got on; `h2` takes 20 us for each, for which every other transfer waits."""
 _MAX_UNSENT_BYTES = 1 << 20
 """Acknowledgements that a server asks for and does not read: beyond this it is an attack."""
 _SETTINGS = {
@@ -48,7 +51,8 @@ class Http2Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, Exchange] = {}
         self._interim: dict[int, int] = {}
-        self._leaving, self._empty_frames = False, 0
+        self._leaving = False
+        self._small, self._small_frames = SmallFrames(), 0
         self.closed = False
         self.told: asyncio.Future[None] = loop.create_future()
         """Done when the server has said how many requests it takes at a time, or has hung up."""
@@ -90,12 +94,13 @@ class Http2Connection(asyncio.Protocol):
             ("accept-encoding", "identity"),
         ]
         try:
+            if self.closed or self._leaving:
+                raise StaleConnection
             stream = self._frames.get_next_available_stream_id()
             self._frames.send_headers(stream, fields, end_stream=True)
-        except H2Error as error:
+        except (StaleConnection, H2Error) as error:
             exchange.abandon()
-            if not self._streams:
-                self.close()
+            self._close_if_useless()
             raise StaleConnection from error
         self._streams[stream] = exchange
         exchange.on_timeout = lambda: self._cancel(stream)
@@ -104,7 +109,7 @@ class Http2Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for start in range(0, len(data), _READ_BYTES):
-                self._take_frames(self._frames.receive_data(data[start : start + _READ_BYTES]))
+                self._take_frames(data[start : start + _READ_BYTES])
                 if self.closed:
                     return
         except InvalidBodyLengthError as error:  # `h2` gives up the connection, not only the stream
@@ -116,17 +121,20 @@ class Http2Connection(asyncio.Protocol):
         self._send()
         if self._transport is not None and self._transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
             self._fail_all(Refusal("connection", "it asks for answers and reads none"))
-        elif self._leaving and not self._streams:
-            self.close()
+        else:
+            self._close_if_useless()
 
-    def _take_frames(self, events: list[Event]) -> None:
-        """Frames that carry nothing cost 20 us each, and every other transfer waits: their number is bounded."""
-        for event in events:
+    def _take_frames(self, data: bytes) -> None:
+        self._small_frames += self._small.count(data)  # not all of them are events: those of streams that are given up
+        for event in self._frames.receive_data(data):
             self._take(event)
-            has_content = isinstance(event, ResponseReceived) or (isinstance(event, DataReceived) and event.data)
-            self._empty_frames = 0 if has_content else self._empty_frames + 1
-        if self._empty_frames > _MAX_EMPTY_FRAMES:
+        if self._small_frames > _MAX_SMALL_FRAMES:
             self._fail_all(Refusal("connection", "frames without content, one after the other"))
+
+    def _close_if_useless(self) -> None:
+        """It carries no request, and takes none."""
+        if not self._streams and not self.can_start:
+            self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._fail_all(Refusal("connection", short(error or "the server hung up"), retry=True))
@@ -155,8 +163,11 @@ class Http2Connection(asyncio.Protocol):
         if exchange is None or stream is None:  # of a stream that is given up, or of none
             return
         if isinstance(event, ResponseReceived):
+            self._small_frames = 0
             self._head(stream, exchange, event)
         elif isinstance(event, DataReceived):
+            if event.data:
+                self._small_frames = 0
             if not exchange.data(event.data):
                 self._cancel(stream)
         elif isinstance(event, StreamEnded):
@@ -200,6 +211,7 @@ class Http2Connection(asyncio.Protocol):
                 with suppress(StreamClosedError):  # its last frames were read together with what made it unwanted
                     self._frames.reset_stream(stream, ErrorCodes.CANCEL)
                 self._send()
+                self._close_if_useless()
 
     def _forget(self, stream: int) -> Exchange:
         self.idle_since = self._loop.time()

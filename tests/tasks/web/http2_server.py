@@ -31,11 +31,16 @@ class Http2Web:
     resets: Counter[str] = field(default_factory=Counter)
     connections: int = 0
     open_connections: int = 0
-    most_open_connections: int = 0
     max_streams: int | None = None
     """What it says that it takes at a time on one connection."""
     most_streams: int = 0
     names: list[str | None] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def wait_until_left(self, *, seconds: float) -> bool:
+        """Whether no connection is left, at the latest then."""
+        with self.changed:
+            return self.changed.wait_for(lambda: self.open_connections == 0, seconds)
 
 
 class Served(asyncio.Protocol):
@@ -51,7 +56,6 @@ class Served(asyncio.Protocol):
         self.transport = transport
         self.web.connections += 1
         self.web.open_connections += 1
-        self.web.most_open_connections = max(self.web.most_open_connections, self.web.open_connections)
         if self.web.max_streams is not None:
             limit = {SettingCodes.MAX_CONCURRENT_STREAMS: self.web.max_streams}
             self.frames.local_settings = Settings(client=False, initial_values=limit)
@@ -59,7 +63,9 @@ class Served(asyncio.Protocol):
         self.flush()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.web.open_connections -= 1
+        with self.web.changed:
+            self.web.open_connections -= 1
+            self.web.changed.notify_all()
 
     def data_received(self, data: bytes) -> None:
         for event in self.frames.receive_data(data):

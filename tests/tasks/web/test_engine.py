@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from storage.images import ImageInfo, probe_whole
 from tasks.web.engine import Engine
 from tasks.web.fetch import FetchConfig, Fetched, retry_after_seconds
 from tasks.web.http import Headers
-from tasks.web.resolver import Answer, Lookup
+from tasks.web.resolver import Answer, CheckedResolver, Lookup
 from tests.tasks.web.hostile_web import IMAGE, HostileWeb, Request, reply, serve_hostile_web, tls_context
 
 Fetch = Callable[..., list[Fetched]]
@@ -204,6 +206,43 @@ def test_a_name_that_points_inside_is_refused(web: HostileWeb, fetch: Fetch, add
     (result,) = fetch([port_80], lookup=lookup_of(inside=addresses), connect_to={}, allow_networks=(), robots_txt=False)
     assert result.reason == "private_address", result.detail
     assert web.asked["inside.example/image.jpg"] == 0
+
+
+def test_of_a_name_with_many_addresses_all_are_checked_and_few_are_dialled(
+    web: HostileWeb, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialled: list[str] = []
+    opened = CheckedResolver.open_socket
+
+    def note(resolver: CheckedResolver, info: Any) -> socket.socket:
+        dialled.append(info[4][0])
+        return opened(resolver, info)
+
+    monkeypatch.setattr(CheckedResolver, "open_socket", note)
+    nobody_there = [f"127.0.1.{number}" for number in range(100)]
+    names = lookup_of(many=nobody_there, odd=[*nobody_there, "10.0.0.1"])
+    urls = [f"http://{name}.example:{web.port}/image.jpg" for name in ("many", "odd")]
+    results = fetch(urls, lookup=names, connect_to={}, robots_txt=False, tdm_reservation=False, max_attempts=1)
+    assert [result.reason for result in results] == ["connection", "private_address"]
+    assert len(dialled) == len(set(dialled)) == 16
+
+
+def test_large_files_are_looked_at_aside_and_small_ones_in_the_loop(
+    web: HostileWeb, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[int, str] = {}
+
+    def note(body: bytes, *, max_pixels: int) -> ImageInfo:
+        threads[len(body)] = threading.current_thread().name
+        return probe_whole(body, max_pixels=max_pixels)
+
+    monkeypatch.setattr("tasks.web.fetch.probe_whole", note)
+    large = IMAGE[:2] + (b"\xff\xfe\xff\xff" + bytes(65_533)) * 20 + IMAGE[2:]
+    web.page("large.example/large.jpg", large)
+    results = fetch(["http://large.example/large.jpg", "http://large.example/image.jpg"], max_bytes=2_000_000)
+    assert [result.body for result in results] == [large, IMAGE]
+    assert threads[len(large)].startswith("verify")
+    assert threads[len(IMAGE)] == "download-engine"
 
 
 def test_an_allowed_network_is_connected_to_and_only_it(web: HostileWeb, fetch: Fetch) -> None:
