@@ -32,8 +32,14 @@ def complaints(error: ValidationError, config: type[BaseModel]) -> list[str]:
     }
     lines: list[str] = []
     for one in found:
+        if one.error["type"] == "too_short" and any(_is_inside(other.keys, one.keys) for other in found):
+            continue  # what is wrong with an item is told; without the item its list is short
         lines += told.pop(one.member[0], []) if one.member else [_sentence(one)]
     return lines
+
+
+def _is_inside(keys: Sequence[str], of: Sequence[str]) -> bool:
+    return len(keys) > len(of) and list(keys[: len(of)]) == list(of)
 
 
 def _located(entry: ErrorDetails, config: Any) -> Complaint:

@@ -87,7 +87,7 @@ def list_members(collection: Collection) -> list[str]:
     """Files that hold the collection's images, sorted: in a folder the images themselves, else tars, else Parquet."""
     pattern = collection.path
     if extension_of(pattern) in CONTAINERS or "*" in pattern:
-        found = list_files(pattern)
+        found = list_files(pattern, only_files=True)
     else:
         inside = list_files(posixpath.join(pattern, "**"), only_files=True)
         found = [path for path in inside if extension_of(path) in IMAGE_EXTENSIONS]

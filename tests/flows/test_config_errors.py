@@ -24,6 +24,8 @@ SHA = "a" * 64
         (GOOD + "describe: {encoder: {kind: sscd, weigths: w}}",
          ["describe.encoder.weights is missing: ", "describe.encoder.sha256 is missing: ",
           "unknown key 'describe.encoder.weigths' (did you mean 'weights'?)"]),
+        (GOOD + "screen: {filters: [{kind: geometri}]}",
+         ["screen.filters.0.kind: there is no 'geometri' (did you mean 'geometry'?)"]),
         (GOOD + "screen: {filters: [{kind: geometry, min_side: x}]}", ["screen.filters.0."]),
         (GOOD + "copy_graph: {threshold: 0.9}", ["copy_graph.threshold is 0.9, and self_dedup"]),
         (GOOD + "retrieve: 5", ["retrieve: Input should be a valid dictionary"]),
@@ -48,7 +50,7 @@ def test_a_mistake_is_one_sentence(
     for sentence in told:
         assert sentence in error
     assert "errors.pydantic.dev" not in error
-    if told[0].startswith(("unknown", "describe", "benchmarks")):
+    if told[0].startswith(("unknown", "describe", "benchmarks", "screen.filters.0.kind")):
         assert len(lines) == len(told)
 
 
