@@ -153,23 +153,33 @@ class Client:
             raise Refusal("connection", short(error), retry=True) from error
 
     async def _connect_once(self, parts: UrlParts, endpoints: list[tuple[Address, int]], limits: Limits) -> Connection:
-        """While nobody knows whether an origin speaks HTTP/2, one request asks and the others wait for the answer."""
+        """While nobody knows whether an origin speaks HTTP/2, and for how many requests at a time, one request asks and
+        the others wait for the answer."""
         first = self._opening.get(parts.origin)
         if first is not None:
             await asyncio.wait([first])
             kept = self._kept(parts.origin)
             return kept or await self._connect(parts, endpoints, limits)
-        self._opening[parts.origin] = self._loop.create_future()
+        opening = self._opening[parts.origin] = self._loop.create_future()
+
+        def opened(_: object = None) -> None:
+            del self._opening[parts.origin]
+            opening.set_result(None)
+
         try:
-            return await self._connect(parts, endpoints, limits)
-        finally:
-            self._opening.pop(parts.origin).set_result(None)
+            connection = await self._connect(parts, endpoints, limits)
+        except BaseException:
+            opened()
+            raise
+        if isinstance(connection, Http1Connection):
+            opened()
+        else:  # the first request need not wait for what the server says, the others must
+            connection.told.add_done_callback(opened)
+        return connection
 
     async def _connect(self, parts: UrlParts, endpoints: list[tuple[Address, int]], limits: Limits) -> Connection:
         async with asyncio.timeout(limits.connect_seconds):
             connection = await self._handshake(parts, endpoints)
-            if not isinstance(connection, Http1Connection):
-                await self._told(connection)
         if parts.scheme == "http":
             return connection
         if not isinstance(connection, Http1Connection):
@@ -196,16 +206,6 @@ class Client:
         if opening.connection is None:
             raise ConnectionError("closed before it was ready")
         return opening.connection
-
-    async def _told(self, connection: "Http2Connection") -> None:
-        """Until a server says how many requests it takes at a time, it gets none."""
-        try:
-            await connection.told
-        except BaseException:
-            connection.close()
-            raise
-        if connection.closed:
-            raise ConnectionError("closed before it was ready")
 
     async def _dial(self, infos: list[AddrInfoType]) -> socket.socket:
         """A socket connected to the first address that answers."""

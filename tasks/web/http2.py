@@ -70,6 +70,8 @@ class Http2Connection(asyncio.Protocol):
         """Whether it takes another request now."""
         if self.closed or self._leaving or len(self._streams) >= _MAX_STREAMS:
             return False
+        if not self.told.done():
+            return not self._streams
         return len(self._streams) < self._frames.remote_settings.max_concurrent_streams
 
     @property

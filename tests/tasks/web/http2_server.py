@@ -12,7 +12,7 @@ from pathlib import Path
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import RequestReceived, StreamReset, WindowUpdated
-from h2.exceptions import StreamClosedError
+from h2.exceptions import StreamClosedError, TooManyStreamsError
 from h2.settings import SettingCodes, Settings
 
 from tests.tasks.web.hostile_web import IMAGE
@@ -68,7 +68,12 @@ class Served(asyncio.Protocol):
             self.web.changed.notify_all()
 
     def data_received(self, data: bytes) -> None:
-        for event in self.frames.receive_data(data):
+        try:
+            events = self.frames.receive_data(data)
+        except TooManyStreamsError:  # asked before it said how many: REFUSED_STREAM, and it stays
+            self.transport.write(b"\0\0\4\3\0\0\0\0\1\0\0\0\7")  # type: ignore[attr-defined]
+            return
+        for event in events:
             if isinstance(event, RequestReceived) and event.stream_id and event.headers:
                 fields = {str(name): str(value) for name, value in event.headers}
                 self.web.requests.append(fields)
