@@ -70,7 +70,7 @@ def test_the_keeper_is_the_largest_then_the_earliest_then_the_first_by_id(layout
         "f": other,
         "g": other,
     }
-    dates = {"b": "2026-03", "c": "2026-01", "d": "2026-02", "e": None, "f": "2026-05", "g": None}
+    dates = {"a": "2025-12", "b": "2026-03", "c": "2026-01", "d": "2026-02", "e": None, "f": "2026-05", "g": None}
     extra = {name: {"crawl_date": date} for name, date in dates.items()}
     rows = rows_of(hash_dedup.fn(downloaded(layout, images, parts=2, extra=extra), HashDedup(), layout))
     assert {row["id"]: row["other"] for row in rows} == {
