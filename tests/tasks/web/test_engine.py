@@ -328,6 +328,20 @@ def test_only_errors_that_may_pass_are_tried_again(web: HostileWeb, fetch: Fetch
     assert (result.reason, result.attempts, web.asked[where]) == (f"http_{status}", tries, tries)
 
 
+def test_each_wait_before_another_try_is_twice_the_last(web: HostileWeb, fetch: Fetch) -> None:
+    times: list[float] = []
+
+    async def busy(request: Request, writer: asyncio.StreamWriter) -> None:
+        times.append(time.monotonic())
+        reply(writer, b"", status=503)
+
+    web.pages["busy.example/image.jpg"] = busy
+    (result,) = fetch(["http://busy.example/image.jpg"], retry_seconds=0.1, max_attempts=3)
+    assert (result.reason, len(times)) == ("http_503", 3)
+    assert times[1] - times[0] >= 0.1
+    assert times[2] - times[1] >= 0.2
+
+
 def test_retry_after_is_obeyed(web: HostileWeb, fetch: Fetch) -> None:
     times: list[float] = []
 
