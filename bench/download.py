@@ -5,22 +5,21 @@ the check of every file's marks, SHA-256 and MD5 of every file, SHA-256 of the t
 `disable_all_reencoding`, `compute_hash=sha256`). `originals_sha256`: ours without the MD5, which the peer has not.
 `copies`: originals, and a copy of every image whose shorter side is 256 pixels (the peer's `keep_ratio`), ours by the
 packing's own function (bicubic, antialiased), the peer's by the mean of the area; `psnr_decibels`: of either side's
-encoded copies, by two truths. These count
-images per second of processor of whole processes, from their start, the web's own not counted: `times`. The peer's
-start (imports in three processes) is 5.7 s here, as much as 8,000 images, so each also does 400 images, and
-`times_without_starts` has those taken off: what remains on a long crawl.
+encoded copies, by two truths. These count images per second of processor of whole processes, from their start, the
+web's own not counted: `times`. The peer's start (imports in three processes) is 5.7 s here, as much as 8,000 images, so
+each also does 400 images, and `times_without_starts` has those taken off: what remains on a long crawl.
 `hosts`: 1,000 hosts that answer after 50 ms, of which 2 % are dead and 1 % send a byte a second, by the clock; here the
 peer's processes may use all cores, ours is one. The peer waits for the dripping ones as long as they drip and is
 stopped in the end; `hosts_without_drip` leaves them out, so that there is a figure to compare.
 
-Where an image's microseconds of processor go in ours, in `originals` (files of 45 KB, one core of an EPYC 9005, each
+Where an image's microseconds of processor go in ours, in `originals` (files of 45 KB, one core of a Zen 5, each
 part alone in a loop, best of four; `perf` of a whole run has the same shares), and what bounds them:
 
     SHA-256 of the tar and of the file       31   the tar's chain alone is 24 (two rounds wait 4 cycles for the two
                                                   before: 128 a block), both together keep the SHA unit busy (160)
     MD5 of the file                           6   64 files in the lanes of AVX-512; one by one it is 60
     sockets, in the kernel                   15   a request sent, 45 KB copied out; loopback's other half is the web's
-    engine: request, head, marks, limits     22   Python, some 250 calls an image
+    engine: request, head, marks, limits     22   Python, 200 calls an image
     bytes of the body moved                   6   out of the loop's buffer, off the head, into the shard's buffer
     order, row, tar header, table             7   Python and Arrow
     shard to the disk                         3   past the page cache: 9 to 78 through it, as its pages are old or new
