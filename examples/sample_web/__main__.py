@@ -3,9 +3,6 @@
 import argparse
 from pathlib import Path
 
-from examples.sample_web.build import build_sample_web
-from examples.sample_web.flow import curate_sample
-
 
 def main() -> None:
     """Run the flow, or only build the web."""
@@ -15,6 +12,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000, help="image URLs of the web")
     parser.add_argument("--build-only", action="store_true", help="make the web, run nothing")
     options = parser.parse_args()
+    # Imported here: `--help` need not wait for Prefect.
+    from examples.sample_web.build import build_sample_web
+    from examples.sample_web.flow import curate_sample
+
     if options.build_only:
         web = Path(options.data) / "sample_web"
         build_sample_web(web, seed=options.seed, num_images=options.images, num_pages=options.images // 10)
