@@ -6,8 +6,8 @@ filters look in screen's pass, at copies too). All three end in the same verdict
 
 Rows: JPEGs whose longer side is 500 or 1,000 pixels, of which none or 30 % are copies; `free`: filters that ask for the
 whole picture and say nothing at once, as models on a GPU leave the CPU; `models`: NudeNet and RetinaFace on the CPU.
-One decode pays beside the former (here 1.2 times as many images of 500 pixels without copies, 1.1 with 30 %), not beside
-the latter, whose work on copies costs more than a decode. Reading, tables and folders are in all three.
+One decode pays beside the former (here 1.2 times as many images of 500 pixels without copies, 1.1 with 30 %), not
+beside the latter, whose work on copies costs more than a decode. Reading, tables and folders are in all three.
 `descriptor`: what of a describe pass is decoding, that is what it could save by looking along too. It stays apart: it
 describes what the safety filters have left, blurred, its reduced decode is little beside its encoder, and another
 encoder must not bring back screen, hash deduplication and safety.
