@@ -335,8 +335,8 @@ def test_each_wait_before_another_try_is_twice_the_last(web: HostileWeb, fetch: 
         times.append(time.monotonic())
         reply(writer, b"", status=503)
 
-    web.pages["busy.example/image.jpg"] = busy
-    (result,) = fetch(["http://busy.example/image.jpg"], retry_seconds=0.1, max_attempts=3)
+    web.pages["worn.example/image.jpg"] = busy
+    (result,) = fetch(["http://worn.example/image.jpg"], retry_seconds=0.1, max_attempts=3)
     assert (result.reason, len(times)) == ("http_503", 3)
     assert times[1] - times[0] >= 0.1
     assert times[2] - times[1] >= 0.2
