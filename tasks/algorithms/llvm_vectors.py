@@ -1,4 +1,7 @@
-"""What kernels written in LLVM's own vectors share, for where numba's loops leave a processor's instructions unused."""
+"""What kernels written in LLVM's own vectors share, for where numba's loops leave a processor's instructions unused.
+
+numba's cache on disk looks at the kernels' own files alone: after a change here, touch those (md5.py, for one).
+"""
 
 from typing import Any
 

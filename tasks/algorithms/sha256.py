@@ -38,8 +38,9 @@ _LANES = (5, 4, 1, 0, 7, 6, 3, 2)  # of the eight words a-h, as SHA-NI has them:
 
 
 def is_fast() -> bool:
-    """Whether this processor has the instructions; without them `hashlib` is the better choice."""
-    return bool(llvm.get_host_cpu_features().get("sha"))
+    """Whether this processor has the instructions, and numba compiles for this processor; else `hashlib` is better."""
+    told_another = numba.config.CPU_NAME or numba.config.CPU_FEATURES  # by NUMBA_CPU_NAME, NUMBA_CPU_FEATURES
+    return not told_another and bool(llvm.get_host_cpu_features().get("sha"))
 
 
 class PairedSha256:
