@@ -6,6 +6,7 @@ members begin at whole blocks in a tar: their rounds take turns, and the message
 cost what one did: 25 us of 45 KB here instead of 52. Compiled at the first use (some seconds, kept on disk).
 """
 
+import os
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -39,7 +40,7 @@ _LANES = (5, 4, 1, 0, 7, 6, 3, 2)  # of the eight words a-h, as SHA-NI has them:
 
 def is_fast() -> bool:
     """Whether this processor has the instructions, and numba compiles for this processor; else `hashlib` is better."""
-    told_another = numba.config.CPU_NAME or numba.config.CPU_FEATURES  # by NUMBA_CPU_NAME, NUMBA_CPU_FEATURES
+    told_another = any(os.environ.get(name) for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"))
     return not told_another and bool(llvm.get_host_cpu_features().get("sha"))
 
 
