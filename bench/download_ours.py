@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from storage.layout import Layout
 from storage.tables import kept, read_table, write_table
-from tasks.download import Download, download_part
 from tasks.packing.images import Bounded, Row, write_shard
-from tasks.url_policy import UrlPolicy
+from tasks.web.part import Download, download_part
+from tasks.web.policy_config import UrlPolicy
 from tasks.web.urls import url_id
 
 COPIES = Bounded(max_side=341, quality=95)

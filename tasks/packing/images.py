@@ -19,7 +19,7 @@ from storage.tables import write_table
 from tasks.config import StageConfig
 from tasks.packing.exchange import ORDER
 from tasks.packing.json_columns import json_values
-from tasks.stage import Outcome
+from tasks.parts import Outcome
 
 
 class Packed(NamedTuple):

@@ -20,7 +20,7 @@ def is_html_file(path: str) -> bool:
 
 def html_files(folder: str) -> list[str]:
     """HTML files below a folder, sorted."""
-    return [path for path in list_files(join(folder, "**")) if is_html_file(path)]
+    return [path for path in list_files(join(folder, "**"), only_files=True) if is_html_file(path)]
 
 
 def pages_of_html(path: str, reading: Reading, tally: Tally) -> Iterator[Page]:
