@@ -32,7 +32,9 @@ class Served:
         content["cluster"]["num_clusters"] = 12
         content["shuffle"]["samples_per_shard"] = 20
         content["retrieve"]["per_cluster"] = 10
-        content["pretrain"]["overrides"] = [f"num_steps={STEPS}", "checkpoint.every_steps=2"]
+        small = ["model.image_size=32", "augment.global_pixels=32", "augment.local_pixels=16"]
+        content["pretrain"]["overrides"] = [f"num_steps={STEPS}", "checkpoint.every_steps=2", *small]
+        content["workers"] = {"num_workers": 0}  # a process of its own reads torch for longer than its parts take
         return CurateConfig.model_validate(content | changes)
 
 

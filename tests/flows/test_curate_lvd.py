@@ -6,18 +6,22 @@ One file, so that one worker has the server, the web and the finished run that a
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from safetensors import safe_open
 
 from examples.sample_web.check import compare, render
@@ -184,6 +188,8 @@ POINTS: list[tuple[str, Callable[[Path], bool]]] = [
     ("cluster", lambda root: any(root.glob("stages/embed/*/manifest.json"))),
     ("training", lambda root: any(root.glob("stages/pretrain/*/checkpoints/step-*/run.json"))),
 ]
+# Of which the second has a cluster, whose workers outlive it a while; the others compute their parts themselves.
+NUM_WORKERS = [0, 2, 0, 0]
 
 
 def dataset_bytes(root: Path) -> dict[str, bytes]:
@@ -191,24 +197,38 @@ def dataset_bytes(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
-def start(config: Path, api: str) -> "subprocess.Popen[bytes]":
-    argv = [sys.executable, "-m", "flows.command_line", "run", str(config)]
-    log = config.with_suffix(".log").open("ab")
-    with log:
-        return subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, "PREFECT_API_URL": api})
+def run_in_child(config: str, api: str, log: str) -> None:
+    """`curate-lvd run` in a process that was forked after the imports, which take longer than most of the stages."""
+    with Path(log).open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ["PREFECT_API_URL"] = api
+    with temporary_settings({PREFECT_API_URL: api}):
+        sys.exit(main(["run", config]))
 
 
-def kill_when(process: "subprocess.Popen[bytes]", reached: Callable[[Path], bool], root: Path) -> bool:
+@contextmanager
+def started(config: Path, api: str, log: Path) -> Iterator[BaseProcess]:
+    """A run of its own; none is left behind."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["flows.command_line", "flows.curate_lvd", "flows.revise"])
+    process = context.Process(target=run_in_child, args=(str(config), api, str(log)))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def kill_when(process: BaseProcess, reached: Callable[[], bool]) -> bool:
     """SIGKILL as soon as the point is reached; False when the run ended before."""
-    while process.poll() is None:
-        if reached(root):
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+    while process.is_alive():
+        if reached():
+            process.kill()
+            process.join()
             return True
-        try:
-            process.wait(0.05)
-        except subprocess.TimeoutExpired:
-            continue
+        process.join(0.05)
     return False
 
 
@@ -216,14 +236,15 @@ def kill_when(process: "subprocess.Popen[bytes]", reached: Callable[[Path], bool
 def test_killed_at_several_points_the_run_ends_in_the_same_bytes(
     finished: Finished, served: Served, prefect_server: str, tmp_path: Path
 ) -> None:
-    root = tmp_path / "lvd"
-    config = write_config(served.config(root), tmp_path / "run.yaml")
-    for name, reached in POINTS:
-        process = start(config, prefect_server)
-        killed = kill_when(process, reached, root)
-        assert killed, f"{name}: ended with {process.returncode}\n{config.with_suffix('.log').read_text()[-3000:]}"
-    process = start(config, prefect_server)
-    assert process.wait() == 0, config.with_suffix(".log").read_text()[-3000:]
+    root, log = tmp_path / "lvd", tmp_path / "run.log"
+    for (name, reached), num_workers in zip(POINTS, NUM_WORKERS, strict=True):
+        config = write_config(served.config(root, workers={"num_workers": num_workers}), tmp_path / "run.yaml")
+        with started(config, prefect_server, log) as process:
+            killed = kill_when(process, partial(reached, root))
+        assert killed, f"{name}: ended with {process.exitcode}\n{log.read_text()[-3000:]}"
+    with started(config, prefect_server, log) as process:
+        process.join()
+    assert process.exitcode == 0, log.read_text()[-3000:]
     expected, found = dataset_bytes(finished.root), dataset_bytes(root)
     assert found.keys() == expected.keys()
     assert [name for name in found if found[name] != expected[name]] == []
