@@ -164,6 +164,8 @@ def compare(row: str, *, folder: Path, peer: str, images: int, repeats: int, pro
         without = summary(row, further)
         result["images_per_cpu_second_without_starts"] = without["images_per_cpu_second"]
         result["times_without_starts"] = without["times"]
+        if row.startswith("originals"):
+            result["times_the_issues_722_without_starts"] = without["times_the_issues_722"]
         result["starts"] = start
     return result
 
