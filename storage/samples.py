@@ -35,6 +35,7 @@ class SampleWriter:
         self._hasher, self._past_cache = hasher or PlainHasher(), past_cache
         self._stack = ExitStack()
         self._entry: FileEntry | None = None
+        self._finished = False
 
     def __enter__(self) -> Self:
         file = self._stack.enter_context(write_atomic(self.path))
@@ -59,6 +60,13 @@ class SampleWriter:
         """Bytes so far, headers included: where the next sample starts."""
         return self._out.position
 
+    def finish(self) -> None:
+        """Write the end of the tar, which `hasher` sees: what is to be asked of it before the shard appears."""
+        if not self._finished:
+            end = 2 * BLOCK_BYTES
+            self._out.end(end + -(self._out.position + end) % RECORD_BYTES)
+            self._finished = True
+
     @property
     def entry(self) -> FileEntry:
         """The finished shard's entry; only after the block."""
@@ -70,8 +78,7 @@ class SampleWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            end = 2 * BLOCK_BYTES
-            self._out.end(end + -(self._out.position + end) % RECORD_BYTES)
+            self.finish()
         self._stack.__exit__(kind, error, trace)
         if kind is None:
             name = posixpath.basename(self.path)

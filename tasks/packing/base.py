@@ -127,7 +127,12 @@ def carry_shard(shard: HeldShard, out: str, *, directory: str, files: Sequence[s
     facts = {"shards": {"rewritten" if stays else "emptied": 1}, "left": len(places) - len(stays)}
     if not stays:
         return _noted(joined([]), facts)
-    return _noted(write_samples(_again(stays, index.to_pylist(), rows, shard, images), target), facts)
+    return _noted(
+        write_samples(
+            _again(stays, index.to_pylist(), rows, shard, images), target, num_samples=len(stays), verify=False
+        ),
+        facts,
+    )
 
 
 def _noted(outcome: Outcome, facts: Mapping[str, Any]) -> Outcome:

@@ -17,6 +17,7 @@ from storage.range_reader import read_ranges
 from storage.samples import INDEX_SCHEMA, SampleWriter, index_path
 from storage.tables import write_table
 from tasks.config import StageConfig
+from tasks.member_hashes import MemberHashes
 from tasks.packing.exchange import ORDER
 from tasks.packing.json_columns import json_values
 from tasks.parts import Outcome
@@ -136,39 +137,61 @@ def write_shard(rows: Sequence[Row], tar: str, images: Images, layout: Layout, *
     were judged."""
     files = {name: layout.resolve(name) for name in {row.image_file for row in rows}}
     ranges = [(files[row.image_file], row.image_offset, row.image_bytes) for row in rows]
-    return write_samples(_encoded(rows, ranges, images, verify=verify), tar)
+    samples = _encoded(rows, ranges, images, verify=verify)
+    return write_samples(samples, tar, num_samples=len(rows), verify=verify)
 
 
 def _encoded(
     rows: Sequence[Row], ranges: Sequence[tuple[str, int, int]], images: Images, *, verify: bool
 ) -> "Iterator[tuple[Row, Packed, bytes, str]]":
+    """Of a copy, the original is verified here; of an original, `write_samples` looks at what it has written."""
     for row, data in zip(rows, read_ranges(ranges), strict=True):
-        if verify and hashlib.sha256(data).hexdigest() != row.sha256:
-            raise ChecksumMismatch(
-                f"image {row.id} in {row.image_file} changed since it was read "
-                "(SHA-256 differs). Delete that stage's folder, or restore the source file, and run again."
-            )
         packed = images.packed(row)
+        if packed.copied and verify and hashlib.sha256(data).hexdigest() != row.sha256:
+            raise _changed(row)
         encoded = images.encode(data, row)
         yield row, packed, encoded, hashlib.sha256(encoded).hexdigest() if packed.copied else row.sha256
 
 
-def write_samples(samples: "Iterator[tuple[Row, Packed, bytes, str]]", tar: str) -> Outcome:
+def _changed(row: Row) -> ChecksumMismatch:
+    return ChecksumMismatch(
+        f"image {row.id} in {row.image_file} changed since it was read "
+        "(SHA-256 differs). Delete that stage's folder, or restore the source file, and run again."
+    )
+
+
+def write_samples(
+    samples: "Iterator[tuple[Row, Packed, bytes, str]]", tar: str, *, num_samples: int, verify: bool = True
+) -> Outcome:
     """A shard of (row, what is packed, its bytes, their SHA-256), and its index.
 
+    With `verify`, the SHA-256 is taken of what is written, in the pass that takes the shard's; raises ChecksumMismatch
+    where it is another, and no shard appears.
     Facts: `places`, the first and last key of each tar; `extensions`, how many images of each.
     """
+    written = MemberHashes(num_members=2 * num_samples) if verify else None
+    expected: list[tuple[Row, str]] = []
     index: list[tuple[Any, ...]] = []
     shard = posixpath.basename(tar)
-    with SampleWriter(tar) as writer:
+    with SampleWriter(tar, written) as writer:
         for row, packed, data, sha256 in samples:
+            expected.append((row, sha256))
             start, text, extension = writer.bytes_written, row.json(packed, sha256), packed.extension
             offset, size = writer.add(row.id, {extension: data, "json": text})[extension]
             told = hashlib.sha256(text).hexdigest()
             index.append((row.id, shard, extension, start, offset, size, sha256, told, row.sha256, row.order))
+        writer.finish()
+        if written is not None:
+            _compare(expected, written.sha256s[::2])  # every other one is a JSON's
     columns = [list(column) for column in zip(*index, strict=True)]
     table = pa.table(columns, schema=INDEX_SCHEMA)
     return outcome_of(table, [writer.entry, write_table(index_path(tar), table)])
+
+
+def _compare(expected: Sequence[tuple[Row, str]], found: Sequence[str]) -> None:
+    for (row, promised), sha256 in zip(expected, found, strict=True):
+        if sha256 != promised:
+            raise _changed(row)
 
 
 def outcome_of(index: pa.Table, entries: Sequence[FileEntry]) -> Outcome:
