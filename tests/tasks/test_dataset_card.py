@@ -122,6 +122,7 @@ def test_the_card_tells_of_bounded_copies(tmp_path: Path) -> None:
     assert json.loads(read_bytes(dataset.file("dataset.json")))["images"] == {
         "kind": "bounded",
         "max_side": 48,
+        "method": "bicubic",
         "quality": 80,
     }
 
