@@ -6,10 +6,11 @@ taking img@src alone and warcio + lxml; memory at two sizes of a crawl file; a m
 FOLDER (by default bench-crawl among temporary files) keeps the peers' environment, the pages and the crawl files. CPU
 seconds of processes of their own, by turns. The sample is `--num-pages` of the packages' 8,705 pages.
 
-A documentation page takes 130 us here, the first peer 155. On a loaded machine, where it took 155, they went to: reading
-and decompressing 39, charset 7, the pass that finds the image tags 32, lexbor and attributes of these tags alone 23,
-URLs, ids and rows 25, Arrow and Parquet 4; the rest is load. While lexbor built the tree of every page (100, its walk 55,
-marks of images 28, limits 20) a page took 232. Peers build that tree too, and lxml's is three times as dear.
+A documentation page takes 130 us here, the first peer 155. On a loaded machine, where it took 155, they went to:
+reading and decompressing 39, charset 7, the pass that finds the image tags 32, lexbor and attributes of these tags
+alone 23, URLs, ids and rows 25, Arrow and Parquet 4; the rest is load. While lexbor built the tree of every page
+(100, its walk 55, marks of images 28, limits 20) a page took 232. Peers build that tree too, and lxml's is three
+times as dear.
 """
 
 import argparse
