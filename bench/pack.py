@@ -2,10 +2,11 @@
 
 A pool of images lies in tars as a download leaves them. All write the same samples (image and JSON) in the same
 permuted order into shards of equal counts. Ours verifies every image's SHA-256, hashes every tar, writes indexes and
-cards and syncs to disk; ShardWriter, in a process and a virtual environment of its own, gets the order, the open files
-and the finished JSON for nothing and does none of that. "Unverified" leaves out the images' own hashes
-(`Pack.verify`), which are taken in one pass with the tar's and which a careful storage makes needless. Both are measured on one core's work (one thread, one
-process) and on two; processor seconds tell of a machine that others load.
+cards and syncs to disk; ShardWriter, in a process and a virtual environment of its own, gets the order, the open
+files and the finished JSON for nothing and does none of that. "Unverified" leaves out the images' own hashes
+(`Pack.verify`), which are taken in one pass with the tar's and which a careful storage makes needless. Both are
+measured on one core's work (one thread, one process) and on two; processor seconds tell of a machine that others
+load.
 
     python -m bench.pack [--images 20000] [--kilobytes 12 40 110] [--repeats 3]
 """
