@@ -213,7 +213,10 @@ class Http2Connection(asyncio.Protocol):
                 with suppress(StreamClosedError):  # its last frames were read together with what made it unwanted
                     self._frames.reset_stream(stream, ErrorCodes.CANCEL)
                 self._send()
-                self._close_if_useless()
+                if self.told.done():
+                    self._close_if_useless()
+                else:  # not even its settings came (RFC 9113, 3.4: the first frame): others wait for these
+                    self.close()
 
     def _forget(self, stream: int) -> Exchange:
         self.idle_since = self._loop.time()

@@ -203,6 +203,22 @@ def test_a_connection_that_is_gone_takes_no_request() -> None:
     asyncio.run(start())
 
 
+def test_a_server_that_says_nothing_keeps_no_other_request_waiting_once_the_first_gave_up() -> None:
+    async def start() -> None:
+        loop = asyncio.get_running_loop()
+        connection = Http2Connection(loop)
+        connection.connection_made(Wire())
+        limits = Limits(total_seconds=1, connect_seconds=1, read_seconds=1, max_bytes=1)
+        exchange = Exchange(limits, lambda status, headers: True, until=loop.time() + 1, clock=Clock(loop, 1))
+        connection.start(split_url(f"{HOST}/image.jpg"), "agent", exchange)
+        assert not connection.told.done()
+        exchange.on_timeout()
+        assert (connection.told.done(), connection.closed) == (True, True)
+        exchange.abandon()
+
+    asyncio.run(start())
+
+
 def frame(kind: int, stream: int, content: bytes = b"", flags: int = 0) -> bytes:
     return len(content).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + content
 
