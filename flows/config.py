@@ -60,8 +60,8 @@ class CurateConfig(StageConfig):
     decode_once: bool = False
     """Let safety's filters look during screen's pass, so that each image is decoded once for all of them; the verdicts
     are the same. It looks at copies too, which deduplication would have spared it, so it pays where the filters cost
-    the CPU little beside the decode (on a GPU: 1.2 times as many images of 500 pixels a CPU second where none are
-    copies, 1.1 times where 30 % are) and not where they run on the CPU: bench/decode_once.py."""
+    the CPU little beside the decode, as on a GPU, and few images are copies, and not where they run on the CPU:
+    bench/decode_once.py."""
 
     collect: Collect = Collect()
     """How curated sources and benchmarks are read."""

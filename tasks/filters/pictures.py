@@ -81,10 +81,9 @@ def block_means(pixels: Pixels, factor: int) -> Pixels:
             rows, columns = (
                 slice(start // factor, -(-stop // factor)) for start, stop in ((top, bottom), (left, right))
             )
-            place = means[
-                rows, columns
-            ]  # a whole number of pixels in each: OpenCV's vector code, a fifth of Pillow's time
+            place = means[rows, columns]
             size = (place.shape[1], place.shape[0])
+            # A whole number of pixels in each: OpenCV's vector code, a fifth of Pillow's time.
             place[:] = cv2.resize(pixels[top:bottom, left:right], size, interpolation=cv2.INTER_AREA)
     return means
 
